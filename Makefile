@@ -1,0 +1,69 @@
+# Each target makes the environment in .venv when it is missing or out of date, and reuses it after.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint docs bench constraints clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# What the constraints must know beyond the extras: torch needs setuptools from Python 3.12 on, and
+# torchvision has to match torch wherever someone adds it.
+ALSO_PINNED := setuptools torchvision
+
+help: ## Show this list
+	@echo 'Nero: the commands of this checkout. Each makes $(VENV) first where it is missing.'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo 'Another interpreter (3.11 or newer): make PYTHON=python3.12 TARGET'
+
+# The package is built without isolation, so that its build too runs on pinned versions.
+$(STAMP): pyproject.toml constraints.txt
+	@if ! test -x $(BIN)/pip; then \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: '$(PYTHON)' is missing or older than Python 3.11; name a newer one: make PYTHON=python3.12" >&2; exit 1; }; \
+	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "error: '$(PYTHON)' has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; \
+	  echo 'Making $(VENV) with '"$$($(PYTHON) --version)"'.'; \
+	  $(PYTHON) -m venv $(VENV); \
+	fi
+	@echo 'Installing the pinned packages into $(VENV); the first time this fetches torch (several GB) and takes minutes.'
+	@$(PIP) install -qq -c constraints.txt hatchling
+	@$(PIP) install -qq -c constraints.txt --no-build-isolation -e '.[lab,dev,docs]'
+	@touch $@
+
+demo: $(STAMP) ## Train 50- and 100-layer networks with Nero and its peers; writes runs/demo/report.html
+	@$(BIN)/nero demo
+
+test: $(STAMP) ## Run the tests on two processes, with the coverage of src/nero
+	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+
+lint: $(STAMP) ## Check style, types and spelling, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/codespell
+
+docs: $(STAMP) ## Build the documentation into site/, warnings being errors
+	$(BIN)/mkdocs build --strict --quiet
+	@echo 'Built site/index.html.'
+
+bench: $(STAMP) ## Time an optimiser step
+	@$(BIN)/python bench/step_time.py
+
+constraints: $(STAMP) ## Resolve every pin anew, under the oldest supported Python
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo 'error: pins are resolved under Python 3.11, so that they fit the newer ones: make the $(VENV) with it' >&2; exit 1; }
+	@mkdir -p build
+	@echo 'Resolving; nothing is installed.'
+	@$(PIP) install -qq --dry-run --ignore-installed --no-build-isolation --report build/resolved.json -e '.[lab,dev,docs]' $(ALSO_PINNED)
+	@{ grep '^#' constraints.txt; $(BIN)/python -c 'import json; \
+	  found = [item["metadata"] for item in json.load(open("build/resolved.json"))["install"]]; \
+	  print(*sorted("{}=={}".format(m["name"].lower().replace("_", "-"), m["version"]) for m in found \
+	    if m["name"] != "nero-optim"), sep="\n")'; } > build/constraints.txt
+	@mv build/constraints.txt constraints.txt
+	@git --no-pager diff --stat -- constraints.txt
+
+clean: ## Remove what is built and cached; .venv and runs/ stay
+	rm -rf build dist site htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
