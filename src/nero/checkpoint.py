@@ -1,0 +1,98 @@
+"""Loading state: everything is checked before anything changes, and state keeps its dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nero.geometry import working_dtype
+from nero.groups import check_hyperparameters, layout_of, parameter_name
+from nero.kernels.single import constraints
+from nero.neurons import normalize_axes
+
+
+@dataclass
+class FittedState:
+    """A parameter's loaded state in its final dtype and place.
+
+    torch casts the state tensors it finds to the parameter's dtype, which would round the state
+    of a bfloat16 parameter to bfloat16; what it cannot look into it passes on as it is.
+    """
+
+    state: dict[str, Any]
+
+
+def fit_state_dict(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """`state_dict` completed and checked against the parameter groups that are to receive it.
+
+    Hyperparameters that it does not carry keep the values that the groups have.
+
+    Raises:
+        ValueError: state that does not fit, with the parameter's name; nothing has changed then.
+    """
+    saved_groups = state_dict["param_groups"]
+    sizes = [len(group["params"]) for group in groups]
+    saved_sizes = [len(group["params"]) for group in saved_groups]
+    if sizes != saved_sizes:
+        raise ValueError(
+            f"the loaded state is for groups of {saved_sizes} parameters, this optimizer has "
+            f"groups of {sizes}"
+        )
+    fitted_groups, fitted_state = [], dict(state_dict["state"])
+    for group, saved in zip(groups, saved_groups, strict=True):
+        fitted = {**group, **saved, "params": group["params"]}
+        fitted["neuron_axes"] = normalize_axes(fitted["neuron_axes"])
+        check_hyperparameters(fitted)
+        for index, key in enumerate(saved["params"]):
+            state = fitted_state.get(key, {})
+            fitted_state[key] = FittedState(_fit_parameter(state, fitted, index))
+        fitted_groups.append({**fitted, "params": saved["params"]})
+    return {**state_dict, "state": fitted_state, "param_groups": fitted_groups}
+
+
+def _fit_parameter(
+    saved: Mapping[str, Any], group: Mapping[str, Any], index: int
+) -> dict[str, Any]:
+    p, name = group["params"][index], parameter_name(group, index)
+    try:
+        layout = layout_of(p, group)
+    except ValueError as error:
+        raise ValueError(f"the loaded state does not fit {name}: {error}") from None
+    _, normalize = constraints(layout, group["center"], group["radius"])
+    shapes = {"step": (), "rms": layout.neuron_shape, "scale": ()}
+    if normalize and group["radius"] == "initial":
+        shapes["radius"] = layout.neuron_shape
+    missing = [key for key in shapes if key not in saved]
+    if missing:
+        raise ValueError(
+            f"the loaded state of {name} lacks {', '.join(missing)}; it holds {sorted(saved)}"
+        )
+    if "exp_avg" in saved:
+        shapes["exp_avg"] = tuple(p.shape)
+    state = dict(saved)
+    for key, shape in shapes.items():
+        try:
+            value = torch.as_tensor(saved[key])
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(
+                f"the loaded state {key!r} of {name} must be a tensor of shape {shape}, got "
+                f"{saved[key]!r}"
+            ) from None
+        if tuple(value.shape) != shape:
+            raise ValueError(
+                f"the loaded state {key!r} of {name} has shape {tuple(value.shape)}, but "
+                f"neuron_axes {group['neuron_axes']} want {shape}"
+            )
+        state[key] = _placed(value, p, key, group["capturable"])
+    return state
+
+
+def _placed(value: Tensor, p: Tensor, key: str, capturable: bool) -> Tensor:
+    if key == "step":
+        device = p.device if capturable else "cpu"
+        return value.to(device, torch.float32, copy=True)
+    return value.to(p.device, working_dtype(p.dtype), copy=True)

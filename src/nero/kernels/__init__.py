@@ -1,0 +1,1 @@
+"""Faster forms of `nero.rule`, each tested against it."""

@@ -1,0 +1,147 @@
+"""One tensor after another: rule.py over pieces that stay in the cache.
+
+Also what every path is given: the hyperparameters of a group and, for each tensor, its views and
+state.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nero.geometry import working_dtype
+from nero.neurons import NeuronLayout
+from nero.rule import nero_, one_minus_power
+
+# On CPU a piece of 2**18 entries was the fastest of 2**13 to 2**24 for a large matrix: small enough
+# for the cache, large enough to hide the cost of a call. Accelerators want few large launches.
+CPU_PIECE = 2**18
+ACCELERATOR_PIECE = 2**26
+# Weights in low precision are computed in float32, in up to four temporaries twice as wide as the
+# weights: in pieces of an eighth these take no more than the tensor. Small tensors are not cut.
+LOW_PRECISION_PIECES = 8
+CPU_SMALL = 2**14
+ACCELERATOR_SMALL = 2**20
+
+
+class Hyper(NamedTuple):
+    """The hyperparameters of one group."""
+
+    lr: float | Tensor
+    beta: float
+    momentum: float
+    center: bool
+    radius: str | float | None
+    nonfinite: str
+    maximize: bool
+    capturable: bool
+
+
+class TensorStep(NamedTuple):
+    """One tensor to be updated; `w`, `g` and `m` are views in `layout.split_shape`."""
+
+    w: Tensor
+    g: Tensor
+    m: Tensor | None
+    state: dict[str, Any]
+    layout: NeuronLayout
+
+    def time(self, capturable: bool) -> float | Tensor:
+        """This tensor's own step count: a number, or the tensor itself if it must not be read."""
+        step = self.state["step"]
+        if capturable or torch.compiler.is_compiling():
+            return step.to(self.state["rms"].dtype)
+        return step.item()
+
+
+def _single_tensor_nero(steps: list[TensorStep], hyper: Hyper) -> list[Tensor]:
+    """Update each tensor by itself.
+
+    Returns:
+        The masks of neurons with a finite gradient that the rule returned.
+    """
+    return [finite for step in steps for finite in _update(step, hyper)]
+
+
+def _update(step: TensorStep, hyper: Hyper) -> list[Tensor]:
+    arguments = rule_arguments(step.layout, step.state, step.time(hyper.capturable), hyper)
+    masks = []
+    for index in step.layout.pieces(_piece_size(step.w)):
+        w = step.w[index]
+        x = w.to(working_dtype(w.dtype))
+        masks.append(
+            nero_(
+                x,
+                step.g[index].to(x.dtype),
+                None if step.m is None else step.m[index],
+                step.state["rms"][index],
+                step.layout.fan_in_axes,
+                **{name: _piece(value, index) for name, value in arguments.items()},
+            )
+        )
+        if w.dtype != x.dtype:
+            w.copy_(x)
+    return masks
+
+
+def _piece_size(w: Tensor) -> int:
+    on_cpu = w.device.type == "cpu"
+    size, small = (CPU_PIECE, CPU_SMALL) if on_cpu else (ACCELERATOR_PIECE, ACCELERATOR_SMALL)
+    if w.dtype == working_dtype(w.dtype):
+        return size
+    return min(size, max(small, w.numel() // LOW_PRECISION_PIECES))
+
+
+def rule_arguments(
+    layout: NeuronLayout, state: dict[str, Any], t: float | Tensor, hyper: Hyper
+) -> dict[str, Any]:
+    """The keyword arguments of `nero.rule.nero_` for tensors of one layout.
+
+    Args:
+        layout: their layout.
+        state: their `scale` and, under radius="initial", `radius`.
+        t: their step count.
+        hyper: the hyperparameters of their group.
+
+    Returns:
+        The arguments; tensors among them broadcast against one number per neuron.
+    """
+    center, normalize = constraints(layout, hyper.center, hyper.radius)
+    if not normalize:
+        r, radius = state["scale"], None
+    elif hyper.radius == "initial":
+        radius = state["radius"]
+        r = torch.where(radius > 0, radius, state["scale"])
+    else:
+        r = radius = 1.0 if hyper.radius == "unit" else hyper.radius
+    return {
+        "lr": hyper.lr,
+        "beta": hyper.beta,
+        "debias": one_minus_power(hyper.beta, t),
+        "momentum": hyper.momentum,
+        "debias_m": one_minus_power(hyper.momentum, t),
+        "r": r,
+        "center": center,
+        "radius": radius,
+        "maximize": hyper.maximize,
+        "propagate": hyper.nonfinite == "propagate",
+    }
+
+
+def constraints(
+    layout: NeuronLayout, center: bool, radius: str | float | None
+) -> tuple[bool, bool]:
+    """Which constraints a tensor obeys: (centred, normalised).
+
+    Those asked for, or none where the fan-in is too small for a neuron to turn under them.
+    """
+    normalize = radius is not None
+    if layout.can_hold(center=center, normalize=normalize):
+        return center, normalize
+    return False, False
+
+
+def _piece(value: Any, index: tuple[slice, ...]) -> Any:
+    return value[index] if isinstance(value, Tensor) and value.ndim else value

@@ -1,0 +1,353 @@
+"""class Nero: groups, state, checkpoints and the choice of a path for the update rule."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT, StateDict
+
+from nero.checkpoint import FittedState, fit_state_dict
+from nero.geometry import neuron_mean, neuron_norm, project_, split_view, working_dtype
+from nero.groups import (
+    OPTIONS,
+    check_group,
+    check_hyperparameters,
+    hyper_of,
+    layout_of,
+    parameter_name,
+    zero_average,
+)
+from nero.kernels.foreach import _multi_tensor_nero
+from nero.kernels.single import TensorStep, _single_tensor_nero, constraints
+from nero.neurons import normalize_axes
+
+# What a bias, a gain or a neuron of norm zero is taken to measure where its own scale is zero.
+ZERO_SCALE = 0.01
+
+
+class Nero(Optimizer):
+    """The Nero optimiser: projected gradient descent over balanced networks.
+
+    Every tensor with two or more axes is a set of neurons. Construction puts each neuron on its
+    constraint set (mean 0 and norm 1), and a step turns it along that set by an angle of about
+    `lr` radians, whatever the size of its gradient:
+
+        v <- beta v + (1 - beta) ||g||^2             one number per neuron
+        w <- w - lr r g / sqrt(v / (1 - beta^t))     r: the neuron's radius
+        w <- w - mean(w);  w <- r w / ||w||
+
+    Biases and gains (one axis or none) move by `lr` times their mean size at construction, each
+    entry by its own running average, and are never projected.
+
+    Weights change when the optimiser is built, unless `center=False` with `radius="initial"`
+    or `radius=None`. After loading weights into a model, call `project_`. Frozen weights (those
+    that do not require a gradient) are left alone by both; after unfreezing some, call `project_`.
+
+    Args:
+        params: tensors, parameter groups or (name, tensor) pairs, as torch.optim takes them:
+            floating-point, dense, of any number of axes.
+        lr: the angle per step in radians, a non-negative float or 0-d tensor. Default 0.01.
+        beta: decay of the running average of squared gradient norms, in [0, 1). Default 0.999.
+        center: subtract each neuron's mean. Default True.
+        radius: norm of each neuron. "unit": 1; "initial": the norm it had at construction, after
+            centring if on; a positive float; None: free. Default "unit". `center=True,
+            radius="unit"` is the paper.
+        neuron_axes: the axes that count neurons, the others being fan-in; an entry `(axis,
+            blocks)` cuts an axis into blocks, of which only the block counts. Default (0,), right
+            for linear layers and convolutions. See `nero.NeuronLayout`.
+        momentum: decay of a running average of the gradient, in [0, 1), which takes the
+            gradient's place above. 0 (the default, and the paper) keeps no such average.
+        nonfinite: what a NaN or infinite gradient does to its neuron. "skip" (default): the neuron
+            keeps weights and running averages for that step and is counted
+            (`skipped_neurons`); "raise": RuntimeError with the parameter's name before
+            anything changes, at the cost of waiting for the device each step; "propagate": the
+            neuron becomes NaN.
+        maximize: ascend instead of descend. Default False.
+        foreach: step small tensors of one shape together. None (default): wherever there are
+            several. Costs a copy of the stacked tensors, 2**21 entries at most at a time.
+        fused: must be None or False: this version has no fused kernel.
+        capturable: keep step counts on the parameters' device, so that a step can be captured in
+            a CUDA graph or compiled without recompiling. Default False.
+
+    All but `params` are defaults that a parameter group may override and that state_dict carries.
+
+    State of a parameter, in float32 whatever the parameter's dtype (float64 for float64):
+    `step` (0-d), `rms` (the root of v, one entry per neuron, `NeuronLayout.neuron_shape`),
+    `scale` (0-d: mean absolute value of a bias or gain, mean neuron norm where it is free, at
+    construction, 0.01 where that is zero; otherwise 1), with `radius="initial"` also `radius`
+    (one per neuron) and with momentum `exp_avg` (the parameter's shape).
+
+    A neuron that cannot be projected is left where it is rather than turned into NaN or noise:
+    where the fan-in is below 3 (below 2 with one of the two constraints), its tensor is treated
+    as if its norm were free; zero or, with `center`, constant neurons stay until a gradient has
+    moved them, and those with `radius="initial"`, having no radius, stay free.
+
+    Raises:
+        ValueError: a hyperparameter out of its range, or axes that a parameter does not have.
+        TypeError: a parameter that is not floating-point, or a value of the wrong type.
+        RuntimeError: sparse gradients, and non-finite ones under `nonfinite="raise"`.
+
+    Source:
+        Liu, Bernstein, Meister, Yue, "Learning by Turning: Neural Architecture Aware
+        Optimisation", ICML 2021, arXiv:2102.07227. Departures: see `nero.rule`.
+
+    Example:
+        >>> import torch, nero
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1)
+        ... )
+        >>> x = torch.randn(256, 8)
+        >>> y = x[:, :1] * x[:, 1:2]
+        >>> optimizer = nero.Nero(model.parameters(), lr=0.01)
+        >>> for step in range(200):
+        ...     optimizer.zero_grad()
+        ...     loss = torch.nn.functional.mse_loss(model(x), y)
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> bool(loss < 0.5)
+        True
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        beta: float = 0.999,
+        *,
+        center: bool = True,
+        radius: str | float | None = "unit",
+        neuron_axes: Iterable[object] = (0,),
+        momentum: float = 0.0,
+        nonfinite: str = "skip",
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        given = {**locals(), "neuron_axes": normalize_axes(neuron_axes)}
+        defaults = {name: given[name] for name in OPTIONS}
+        check_hyperparameters(defaults)
+        self._skipped: dict[torch.device, Tensor] = {}
+        # Every group is checked before any weight is touched, so a failure changes nothing.
+        self._constructed = False
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            self._start_group(group)
+        self._constructed = True
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, project its weights and create its state.
+
+        Arguments that the group does not give take the defaults given at construction. If the
+        group is refused, the optimiser and all weights stay as they were.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            group["neuron_axes"] = normalize_axes(group["neuron_axes"])
+            check_group(group)
+        except Exception:
+            self.param_groups.pop()
+            raise
+        if self._constructed:
+            self._start_group(group)
+
+    @torch.no_grad()
+    def _start_group(self, group: dict[str, Any]) -> None:
+        for p in group["params"]:
+            self.state[p] = _initial_state(p, group)
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Put all weights on their constraint sets again, for example after loading weights.
+
+        With `radius="initial"` a neuron returns to the radius it had at construction. State does
+        not change.
+
+        Example:
+            >>> import torch, nero
+            >>> layer = torch.nn.Linear(4, 2)
+            >>> optimizer = nero.Nero(layer.parameters())
+            >>> _ = layer.load_state_dict(torch.nn.Linear(4, 2).state_dict())
+            >>> optimizer.project_()
+            >>> layout = nero.NeuronLayout((2, 4))
+            >>> bool(nero.geometry.is_balanced(layer.weight, layout).all())
+            True
+        """
+        for group in self.param_groups:
+            for p in group["params"]:
+                _project_parameter_(p, group, self.state[p].get("radius"))
+
+    def skipped_neurons(self) -> int:
+        """How often a neuron sat out a step because its gradient was not finite.
+
+        Counts from construction (or unpickling), under `nonfinite="skip"`; an entry of a bias
+        counts as a neuron. The count is kept on the device, and reading it waits for the device.
+
+        Example:
+            >>> import torch, nero
+            >>> w = torch.nn.Parameter(torch.randn(3, 4))
+            >>> optimizer = nero.Nero([w])
+            >>> w.grad = torch.ones(3, 4)
+            >>> w.grad[1, 2] = torch.nan
+            >>> optimizer.step()
+            >>> optimizer.skipped_neurons()
+            1
+        """
+        return sum(int(count) for count in self._skipped.values())
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Turn every neuron that has a gradient.
+
+        Parameters whose gradient is None are passed over, and their step counts stay.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            RuntimeError: a sparse gradient; a non-finite one where `nonfinite="raise"`.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:  # all of them before anything changes
+            _check_gradients(group)
+        for group in self.param_groups:
+            steps = self._tensor_steps(group)
+            if steps:
+                torch._foreach_add_([step.state["step"] for step in steps], 1)
+            foreach = group["foreach"] is not False and len(steps) > 1
+            update = _multi_tensor_nero if foreach else _single_tensor_nero
+            masks = update(steps, hyper_of(group))
+            if group["nonfinite"] == "skip":
+                self._count_skipped(masks)
+        return loss
+
+    def _tensor_steps(self, group: dict[str, Any]) -> list[TensorStep]:
+        steps = []
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            layout, state, m = layout_of(p, group), self.state[p], None
+            if group["momentum"] > 0:
+                # A scheduler may switch momentum on in the middle of a run.
+                average = state.setdefault("exp_avg", None)
+                if average is None:
+                    average = state["exp_avg"] = zero_average(p)
+                m = split_view(average, layout)
+            w, g = split_view(p, layout), split_view(p.grad, layout)
+            steps.append(TensorStep(w, g, m, state, layout))
+        return steps
+
+    def _count_skipped(self, masks: list[Tensor]) -> None:
+        for finite in masks:
+            skipped = (~finite).sum()
+            seen = self._skipped.get(skipped.device)
+            self._skipped[skipped.device] = skipped if seen is None else seen + skipped
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Load what `state_dict` returned; changes no weight.
+
+        Hyperparameters missing from `state_dict` (it may come from an older version) keep the
+        values they have.
+
+        Raises:
+            ValueError: state that does not fit, with the parameter's name; nothing has changed.
+        """
+        # Registered last, so that hooks of the user's have done their conversions by then.
+        hook = self.register_load_state_dict_pre_hook(
+            lambda optimizer, loaded: fit_state_dict(loaded, optimizer.param_groups)
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._constructed = True
+        self.__dict__.setdefault("_skipped", {})
+        self.state = defaultdict(
+            dict,
+            {
+                p: value.state if isinstance(value, FittedState) else value
+                for p, value in self.state.items()
+            },
+        )
+        for group in self.param_groups:  # one pickled by an older version lacks newer options
+            for name in OPTIONS:
+                group.setdefault(name, self.defaults.get(name))
+
+
+def _initial_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+    """Put a parameter on its constraint set and return its state before the first step."""
+    layout = layout_of(p, group)
+    center, normalize = constraints(layout, group["center"], group["radius"])
+    initial = normalize and group["radius"] == "initial"
+    _project_parameter_(p, group, None)
+    dtype = working_dtype(p.dtype)
+    norm = neuron_norm(p, layout) if p.numel() else p.new_zeros(layout.neuron_shape, dtype=dtype)
+    state: dict[str, Any] = {
+        "step": torch.zeros((), device=p.device if group["capturable"] else "cpu"),
+        "rms": torch.zeros_like(norm),
+        "scale": norm.new_ones(()) if normalize and not initial else _positive(norm.mean()),
+    }
+    if initial:
+        # A neuron that is constant even after centring was left alone and has no radius.
+        drift = neuron_mean(p, layout).abs() * layout.fan_in**0.5 if center else 0 * norm
+        state["radius"] = torch.where(torch.isfinite(norm) & (drift < norm / 2), norm, 0)
+    if group["momentum"] > 0:
+        state["exp_avg"] = zero_average(p)
+    return state
+
+
+def _project_parameter_(p: Tensor, group: dict[str, Any], initial_radius: Tensor | None) -> None:
+    """Project a parameter as its group says; "initial" radii are left free where not given.
+
+    A frozen parameter stays as it is: an optimiser has no business with it.
+    """
+    if not p.requires_grad:
+        return
+    layout = layout_of(p, group)
+    center, normalize = constraints(layout, group["center"], group["radius"])
+    radius = None
+    if normalize:
+        radius = {"unit": 1.0, "initial": initial_radius}.get(group["radius"], group["radius"])
+    project_(p, layout, center=center, radius=radius)
+
+
+def _positive(scale: Tensor) -> Tensor:
+    return torch.where((scale > 0) & torch.isfinite(scale), scale, ZERO_SCALE)
+
+
+def _check_gradients(group: dict[str, Any]) -> None:
+    """Raise if a gradient is sparse or, where the group asks for it, holds NaN or infinities."""
+    updated = [index for index, p in enumerate(group["params"]) if p.grad is not None]
+    gradients = [group["params"][index].grad for index in updated]
+    for index, g in zip(updated, gradients, strict=True):
+        if g.layout != torch.strided:
+            raise RuntimeError(
+                f"the gradient of {parameter_name(group, index)} is sparse; Nero takes dense "
+                "gradients (for an embedding: sparse=False)"
+            )
+    if group["nonfinite"] != "raise" or not updated:
+        return
+    # Stacked on the device, so that there is one wait for it and not one per parameter.
+    finite = torch.stack([torch.isfinite(g).all().to(gradients[0].device) for g in gradients])
+    bad = [index for index, ok in zip(updated, finite.tolist(), strict=True) if not ok]
+    if bad:
+        raise RuntimeError(
+            f"the gradient of {', '.join(parameter_name(group, index) for index in bad)} holds "
+            'NaN or infinity, and nonfinite="raise"; no weight was changed. '
+            'nonfinite="skip" passes such neurons over'
+        )

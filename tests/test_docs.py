@@ -1,0 +1,95 @@
+"""What the documentation shows works: docstring examples, and the code blocks of the pages."""
+
+import doctest
+import inspect
+import re
+import textwrap
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import nero
+import nero.geometry
+import nero.neurons
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+BLOCK = re.compile(r"^( *)```(python|pycon)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def public_names(module: ModuleType) -> dict[str, Any]:
+    """Functions and classes that are public in `module`, under their dotted names."""
+    own = [n for n, x in vars(module).items() if getattr(x, "__module__", None) == module.__name__]
+    names = getattr(module, "__all__", [n for n in own if not n.startswith("_")])
+    members = {f"{module.__name__}.{name}": getattr(module, name) for name in names}
+    return {n: x for n, x in members.items() if inspect.isclass(x) or inspect.isfunction(x)}
+
+
+PUBLIC = public_names(nero) | public_names(nero.geometry) | public_names(nero.neurons)
+
+
+def run_examples(test: doctest.DocTest) -> None:
+    output: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    runner.run(test, out=output.append, clear_globs=False)
+    assert runner.failures == 0, "".join(output)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstring_examples(name: str) -> None:
+    found = doctest.DocTestFinder().find(PUBLIC[name], name, globs={})
+    assert any(test.examples for test in found if test.name == name), (
+        f"{name} is public and its docstring has no example (or should it be private, "
+        "or left out of its module's __all__?)"
+    )
+    for test in found:
+        run_examples(test)
+
+
+def run_page(text: str, source: str) -> int:
+    """Run the blocks of one page in order, in one namespace; the number of blocks."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    blocks = list(BLOCK.finditer(text))
+    for block in blocks:
+        line = text.count("\n", 0, block.start()) + 1
+        code = textwrap.dedent(block[3])
+        if block[2] == "python":
+            # The blank lines make a traceback name the line of the page.
+            exec(compile("\n" * line + code, source, "exec"), namespace)
+        else:
+            parser = doctest.DocTestParser()
+            test = parser.get_doctest(code, namespace, source, source, line)
+            run_examples(test)
+            namespace.update(test.globs)
+    return len(blocks)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    opened = len(re.findall(r"^ *```py", text, re.MULTILINE))
+    assert run_page(text, str(page)) == opened, "a code block is not closed as it was opened"
+
+
+def test_the_front_pages_show_code() -> None:
+    for page in (ROOT / "README.md", ROOT / "docs" / "index.md"):
+        assert BLOCK.search(page.read_text(encoding="utf-8")), page
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("```python\nx = 1\n```\n\n```python\nassert x == 2\n```\n", '"page.md", line 6'),
+        ("1. item:\n\n    ```python\n    raise ValueError\n    ```\n", '"page.md", line 4'),
+        ("```pycon\n>>> 1 + 1\n3\n```\n", '"page.md", line 2'),
+    ],
+)
+def test_a_wrong_page_fails(text: str, error: str) -> None:
+    with pytest.raises((AssertionError, ValueError)) as caught:
+        run_page(text, "page.md")
+    assert error in "".join(traceback.format_exception(caught.value))

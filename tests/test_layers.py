@@ -1,0 +1,279 @@
+"""The layers of the architecture, held to by walking the syntax tree of every module.
+
+Imports inside functions and under TYPE_CHECKING count: an arrow that only a type checker sees still
+ties two modules together.
+"""
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src"
+MAX_LINES = 400
+LIBRARY = "nero"
+LAB = "nero_lab"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the modules of one layer may import, besides the standard library."""
+
+    ours: frozenset[str]
+    theirs: frozenset[str]
+
+
+def layer(ours: str = "", *, theirs: str = "torch") -> Layer:
+    return Layer(frozenset(ours.split()), frozenset(theirs.split()))
+
+
+RULE_AND_BELOW = "nero.neurons nero.geometry nero.rule"
+BELOW_OPTIMIZER = f"{RULE_AND_BELOW} nero.kernels nero.architecture"
+BELOW_TELEMETRY = f"{BELOW_OPTIMIZER} nero.groups nero.checkpoint nero.optimizer"
+
+# A name stands for the modules inside it too, unless a longer one does; `nero` for itself alone.
+LAYERS: Mapping[str, Layer] = {
+    "nero": layer(f"{BELOW_TELEMETRY} nero.telemetry"),
+    "nero.neurons": layer(theirs=""),
+    "nero.geometry": layer("nero.neurons"),
+    "nero.rule": layer("nero.neurons nero.geometry"),
+    "nero.kernels": layer(f"{RULE_AND_BELOW} nero.kernels"),
+    "nero.kernels.cuda": layer(RULE_AND_BELOW, theirs="torch triton"),
+    "nero.architecture": layer("nero.neurons nero.geometry"),
+    "nero.groups": layer(BELOW_OPTIMIZER),
+    "nero.checkpoint": layer(f"{BELOW_OPTIMIZER} nero.groups"),
+    "nero.optimizer": layer(f"{BELOW_OPTIMIZER} nero.groups nero.checkpoint"),
+    "nero.telemetry": layer(BELOW_TELEMETRY),
+    "nero.optax": layer("nero.neurons", theirs="jax optax"),
+    "nero.integrations": layer(
+        f"{BELOW_TELEMETRY} nero.telemetry nero.integrations",
+        theirs="torch lightning transformers",
+    ),
+    # Of the library its public names only; of others what the extra `lab` asks for.
+    "nero_lab": layer(
+        "nero_lab nero nero.geometry nero.optax nero.integrations",
+        theirs="torch jinja2 lightning_fabric markupsafe matplotlib numpy plotly "
+        "pytorch_optimizer rich sklearn typer",
+    ),
+}
+
+
+class Import(NamedTuple):
+    line: int
+    target: str
+    name: str | None
+
+
+def covering(module: str, names: Iterable[str]) -> str | None:
+    """The longest of `names` that is `module` or a package around it."""
+    fits = (n for n in names if module == n or (n != LIBRARY and module.startswith(f"{n}.")))
+    return max(fits, key=len, default=None)
+
+
+def modules(src: Path) -> dict[str, Path]:
+    """Dotted name -> file, for every module of the library and the lab."""
+    found = {}
+    for path in sorted(p for top in (LIBRARY, LAB) for p in src.glob(f"{top}/**/*.py")):
+        parts = path.relative_to(src).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(module: str, path: Path, known: Iterable[str]) -> Iterator[Import]:
+    """Every import in a file; `from package import module` has the module as its target."""
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (Import(node.lineno, alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            around = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*around, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield Import(node.lineno, inner if inner in known else base, alias.name)
+        elif isinstance(node, ast.Call) and (target := _imported_by_call(node)):
+            inside = ".".join(package) if target.startswith(".") else ""
+            yield Import(node.lineno, inside + target, None)
+
+
+def _imported_by_call(call: ast.Call) -> str | None:
+    function = getattr(call.func, "attr", getattr(call.func, "id", None))
+    match call.args:
+        case [ast.Constant(value=str(target)), *_] if function in {"import_module", "__import__"}:
+            return target
+    return None
+
+
+def refusal(module: str, found: Import) -> str | None:
+    """Why `module` may not have this import, or None where it may."""
+    covered_by = covering(module, LAYERS)
+    assert covered_by is not None
+    allowed = LAYERS[covered_by]
+    top = found.target.partition(".")[0]
+    if top in {LIBRARY, LAB}:
+        if found.target != module and covering(found.target, allowed.ours) is None:
+            return f"of ours it may import {', '.join(sorted(allowed.ours)) or 'nothing'}"
+        if covered_by == LAB and top == LIBRARY and (found.name or "").startswith("_"):
+            return "the lab uses the library's public names only"
+    elif top not in sys.stdlib_module_names and top not in allowed.theirs:
+        theirs = ", ".join(sorted(allowed.theirs)) or "nothing"
+        return f"besides the standard library it may import {theirs}"
+    return None
+
+
+def violations(src: Path) -> list[str]:
+    """Every breach of the layers under `src`, each as file:line and the offending arrow."""
+    known = modules(src)
+    graph: dict[str, set[str]] = {module: set() for module in known}
+    found = []
+    for module, path in known.items():
+        where = path.relative_to(src)
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > MAX_LINES:
+            found.append(f"{where}:{lines}: longer than {MAX_LINES} lines: split it")
+        if covering(module, LAYERS) is None:
+            found.append(f"{where}:1: {module} is in no layer: add it to LAYERS in test_layers.py")
+            continue
+        for each in imports(module, path, known):
+            if each.target in known and each.target != module:
+                graph[module].add(each.target)
+            if reason := refusal(module, each):
+                found.append(f"{where}:{each.line}: {module} -> {each.target}: {reason}")
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        found.append(f"cycle: {' -> '.join(reversed(error.args[1]))}")
+    return found
+
+
+def test_layers() -> None:
+    assert modules(SRC).keys() >= {"nero", "nero.neurons", "nero.geometry", "nero.rule"}
+    breaches = violations(SRC)
+    assert not breaches, "\n".join(breaches)
+
+
+def write(src: Path, files: Mapping[str, str]) -> Path:
+    for name, source in files.items():
+        path = src / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source, encoding="utf-8")
+    return src
+
+
+def test_the_allowed_arrows_pass(tmp_path: Path) -> None:
+    files = {
+        "nero/__init__.py": "def __getattr__(name):\n    from nero.optimizer import Nero\n",
+        "nero/neurons.py": "import math\nfrom dataclasses import dataclass\n",
+        "nero/geometry.py": "import torch\nfrom nero.neurons import NeuronLayout\n",
+        "nero/rule.py": "from .geometry import project_\nfrom . import neurons\n",
+        "nero/kernels/__init__.py": "from . import foreach\n",
+        "nero/kernels/foreach.py": "from ..rule import step\n",
+        "nero/kernels/cuda.py": "import triton.language as tl\n",
+        "nero/optimizer.py": "from nero.kernels.foreach import step\nimport nero.rule\n",
+        "nero/optax.py": "import jax.numpy as jnp\nfrom nero.neurons import NeuronLayout\n",
+        "nero/integrations/lightning.py": "import lightning\nfrom nero.optimizer import Nero\n",
+        "nero_lab/__init__.py": "",
+        "nero_lab/train.py": "import nero, numpy\nfrom nero.geometry import turning_angle\n",
+    }
+    assert violations(write(tmp_path, files)) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        pytest.param(
+            {"nero/neurons.py": "\nimport torch\n"},
+            "nero/neurons.py:2: nero.neurons -> torch: besides the standard library it may import",
+            id="no framework in neurons",
+        ),
+        pytest.param(
+            {"nero/neurons.py": "from .geometry import project_\n", "nero/geometry.py": ""},
+            "nero/neurons.py:1: nero.neurons -> nero.geometry: of ours it may import nothing",
+            id="upwards, relative",
+        ),
+        pytest.param(
+            {"nero/geometry.py": "from nero import rule\n", "nero/rule.py": ""},
+            "nero/geometry.py:1: nero.geometry -> nero.rule",
+            id="a module imported as a name of its package",
+        ),
+        pytest.param(
+            {"nero/rule.py": "def f():\n    import nero.optimizer\n"},
+            "nero/rule.py:2: nero.rule -> nero.optimizer",
+            id="inside a function",
+        ),
+        pytest.param(
+            {"nero/geometry.py": "if TYPE_CHECKING:\n    from nero.optimizer import Nero\n"},
+            "nero/geometry.py:2: nero.geometry -> nero.optimizer",
+            id="under TYPE_CHECKING",
+        ),
+        pytest.param(
+            {"nero/kernels/cpu.py": "import_module('nero.optimizer')\n"},
+            "nero/kernels/cpu.py:1: nero.kernels.cpu -> nero.optimizer",
+            id="through importlib",
+        ),
+        pytest.param(
+            {"nero/kernels/cpu.py": "importlib.import_module('.x', 'nero')\nimport triton\n"},
+            "nero/kernels/cpu.py:2: nero.kernels.cpu -> triton",
+            id="triton outside its own kernel",
+        ),
+        pytest.param(
+            {"nero/optimizer.py": "from nero import Nero\n"},
+            "nero/optimizer.py:1: nero.optimizer -> nero:",
+            id="the public package from inside",
+        ),
+        pytest.param(
+            {"nero/optax.py": "import torch\n"},
+            "nero/optax.py:1: nero.optax -> torch",
+            id="torch in the JAX half",
+        ),
+        pytest.param(
+            {"nero/optimizer.py": "import numpy as np\n"},
+            "nero/optimizer.py:1: nero.optimizer -> numpy",
+            id="a package besides torch",
+        ),
+        pytest.param(
+            {"nero/telemetry.py": "from nero_lab.records import write\n"},
+            "nero/telemetry.py:1: nero.telemetry -> nero_lab.records: of ours it may import nero.",
+            id="the library imports the lab",
+        ),
+        pytest.param(
+            {"nero_lab/train.py": "from nero.optimizer import Nero\n"},
+            "nero_lab/train.py:1: nero_lab.train -> nero.optimizer: of ours it may import nero,",
+            id="the lab reaches past the public names",
+        ),
+        pytest.param(
+            {"nero_lab/train.py": "from nero.geometry import _split\n"},
+            "nero_lab/train.py:1: nero_lab.train -> nero.geometry: the lab uses",
+            id="the lab takes a private name",
+        ),
+        pytest.param(
+            {"nero_lab/train.py": "import pandas\n"},
+            "nero_lab/train.py:1: nero_lab.train -> pandas: besides the standard library",
+            id="a package that the extra does not have",
+        ),
+        pytest.param(
+            {"nero/momentum.py": ""},
+            "nero/momentum.py:1: nero.momentum is in no layer: add it to LAYERS",
+            id="a module that no layer knows",
+        ),
+        pytest.param(
+            {"nero_lab/a.py": "from . import b\n", "nero_lab/b.py": "import nero_lab.a\n"},
+            "cycle: nero_lab.",
+            id="a cycle",
+        ),
+        pytest.param(
+            {"nero/rule.py": "x = 1\n" * (MAX_LINES + 1)},
+            f"nero/rule.py:{MAX_LINES + 1}: longer than {MAX_LINES} lines",
+            id="a long file",
+        ),
+    ],
+)
+def test_a_breach_is_found(tmp_path: Path, files: dict[str, str], expected: str) -> None:
+    packages = {"nero/__init__.py": "", "nero_lab/__init__.py": ""}
+    found = violations(write(tmp_path, packages | files))
+    assert any(line.startswith(expected) for line in found), found

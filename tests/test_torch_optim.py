@@ -1,0 +1,440 @@
+"""What users of torch.optim expect of any optimiser, held to by Nero on every path."""
+
+import copy
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
+
+from helpers import (
+    balanced,
+    bits,
+    build,
+    every_momentum,
+    every_path,
+    give_gradients,
+    network,
+    snapshot,
+    tangent,
+    through_file,
+    train,
+    turned,
+    weights_like,
+)
+from nero import Nero
+from optimizer_table import PATHS, PathRow
+
+SCHEDULERS: dict[str, Callable[[Optimizer], LRScheduler]] = {
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t)),
+    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda t: 0.8),
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 2, 0.5),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [1, 3], 0.5),
+    "ConstantLR": lambda o: lr_scheduler.ConstantLR(o, 0.5, 2),
+    "LinearLR": lambda o: lr_scheduler.LinearLR(o, 0.25, total_iters=4),
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.7),
+    "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, 6, 2.0),
+    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 5),
+    "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.ConstantLR(o, 0.5, 2), lr_scheduler.ExponentialLR(o, 0.8)], [2]
+    ),
+    "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.LinearLR(o, total_iters=3), lr_scheduler.ExponentialLR(o, 0.9)], o
+    ),
+    "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=0, factor=0.5),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.001, 0.05, step_size_up=3),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 0.05, total_steps=7),
+    "SWALR": lambda o: SWALR(o, swa_lr=0.05, anneal_epochs=4),
+}
+# By their defaults these two move the momentum against the learning rate.
+CYCLE_MOMENTUM = {"CyclicLR", "OneCycleLR"}
+
+
+def advance(scheduler: LRScheduler) -> None:
+    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        scheduler.step(1.0)
+    else:
+        scheduler.step()
+
+
+def unit(x: Tensor) -> Tensor:
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def fitted(model: nn.Module, optimizer: Optimizer, steps: int) -> tuple[float, float]:
+    """The loss on a small regression before and after some steps."""
+    x = torch.randn(64, 6)
+    y = torch.stack([x[:, 0] * x[:, 1], x[:, 2].sin()], 1)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses[0], losses[-1]
+
+
+def test_every_scheduler_of_torch_has_a_row():
+    torchs = {
+        name
+        for name, value in vars(lr_scheduler).items()
+        if inspect.isclass(value) and issubclass(value, LRScheduler) and not name.startswith("_")
+    }
+    assert set(SCHEDULERS) == torchs - {"LRScheduler"} | {"SWALR"}
+
+
+# PyTorch's own complaint: the twin SGD has no gradients and is not stepped.
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("tensor_lr", [False, True], ids=["float lr", "tensor lr"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_neurons_turn_by_the_scheduled_lr(name: str, tensor_lr: bool):
+    (w,) = weights_like((4, 7), dtype=torch.float64)
+    # With beta 0 each step is as long as the lr, whatever the gradients were.
+    optimizer = Nero([w], lr=torch.tensor(0.02) if tensor_lr else 0.02, beta=0.0)
+    twin = torch.optim.SGD(weights_like((1,)), lr=0.02, momentum=0.9)
+    scheduler, twin_scheduler = SCHEDULERS[name](optimizer), SCHEDULERS[name](twin)
+    momenta, lrs = set(), set()
+    for _ in range(6):
+        group, twin_group = optimizer.param_groups[0], twin.param_groups[0]
+        lr = float(twin_group["lr"])
+        assert float(group["lr"]) == pytest.approx(lr, rel=1e-6)
+        assert isinstance(group["lr"], Tensor) == tensor_lr
+        before = w.detach().clone()
+        w.grad = tangent(before) * torch.rand(4, 1, dtype=torch.float64)
+        optimizer.step()
+        direction = unit(optimizer.state[w].get("exp_avg", w.grad))
+        target = before - lr * (direction - direction.mean(1, keepdim=True))
+        torch.testing.assert_close(turned(before, w), turned(before, target), rtol=1e-6, atol=0)
+        if name in CYCLE_MOMENTUM:
+            assert group["momentum"] == twin_group["momentum"]
+        else:
+            angles = torch.full((4,), math.atan(lr), dtype=torch.float64)
+            torch.testing.assert_close(turned(before, w), angles, rtol=1e-6, atol=0)
+        momenta.add(group["momentum"])
+        lrs.add(lr)
+        advance(scheduler)
+        advance(twin_scheduler)
+    assert len(lrs) > 1
+    assert len(momenta) > 1 if name in CYCLE_MOMENTUM else momenta == {0.0}
+
+
+@every_path
+def test_a_closure_is_called_once_with_gradients_enabled_and_its_loss_is_returned(path: PathRow):
+    model = network()
+    optimizer = build(model.parameters(), path)
+    enabled = []
+
+    def closure() -> Tensor:
+        enabled.append(torch.is_grad_enabled())
+        optimizer.zero_grad()
+        loss = model(torch.ones(3, 6)).square().sum()
+        loss.backward()
+        return loss
+
+    before = model(torch.ones(3, 6)).square().sum()
+    with torch.no_grad():
+        loss = optimizer.step(closure)
+    assert enabled == [True]
+    assert bits(loss) == bits(before)
+    assert loss.requires_grad
+    assert model(torch.ones(3, 6)).square().sum() < before
+
+
+def test_a_step_without_closure_returns_none_and_leaves_the_grad_mode():
+    optimizer = Nero(weights_like((2, 3)))
+    assert optimizer.step() is None
+    assert torch.is_grad_enabled()
+
+
+def test_named_parameters_keep_their_names_through_state_dict():
+    model = network()
+    optimizer = Nero(model.named_parameters())
+    names = [name for name, _ in model.named_parameters()]
+    assert optimizer.param_groups[0]["param_names"] == names
+    restored = Nero(copy.deepcopy(model).named_parameters())
+    restored.load_state_dict(through_file(optimizer.state_dict()))
+    assert restored.param_groups[0]["param_names"] == names
+
+
+def test_named_and_unnamed_parameters_are_updated_alike():
+    named, unnamed = network(), network()
+    unnamed.load_state_dict(named.state_dict())
+    optimizers = [Nero(named.named_parameters()), Nero(unnamed.parameters())]
+    for optimizer in optimizers:
+        train(optimizer, range(3))
+    assert bits(named.state_dict()) == bits(unnamed.state_dict())
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {"lr": 0.1},
+    {"beta": 0.5, "momentum": 0.9},
+    {"center": False, "radius": 2.5, "maximize": True},
+    {"radius": "initial", "neuron_axes": (1,)},
+    {"radius": None, "center": False, "nonfinite": "propagate"},
+    {"capturable": True, "foreach": False, "lr": 0.03},
+]
+
+
+def test_each_group_follows_its_own_settings():
+    together = [weights_like((5, 7), (5, 7), (4,)) for _ in SETTINGS]
+    apart = copy.deepcopy(together)
+    # Defaults that no group keeps show up if a group does not use its own setting.
+    joint = Nero([{"params": p, **row} for p, row in zip(together, SETTINGS, strict=True)])
+    alone = [Nero(p, **row) for p, row in zip(apart, SETTINGS, strict=True)]
+    for seed in range(4):
+        for index, (mine, theirs) in enumerate(zip(together, apart, strict=True)):
+            give_gradients(mine, 10 * index + seed)
+            give_gradients(theirs, 10 * index + seed)
+        joint.step()
+        for optimizer in alone:
+            optimizer.step()
+    assert bits(together) == bits(apart)
+    trajectories = [bits(weights[0]) for weights in together]
+    assert all(trajectories.count(one) == 1 for one in trajectories)
+
+
+@every_path
+@pytest.mark.parametrize("steps_before", [0, 3])
+def test_a_group_added_late_behaves_as_in_an_optimizer_of_its_own(path: PathRow, steps_before: int):
+    early, late = weights_like((5, 7), (3,)), weights_like((5, 7), (3,))
+    alone = copy.deepcopy(late)
+    optimizer = build(early, path)
+    train(optimizer, range(steps_before))
+    optimizer.add_param_group({"params": late, "radius": 2.0})
+    fresh = build(alone, path, radius=2.0)
+    assert bits(late) == bits(alone)
+    for seed in range(3):
+        give_gradients(early, seed)
+        give_gradients(late, 100 + seed)
+        give_gradients(alone, 100 + seed)
+        optimizer.step()
+        fresh.step()
+    assert bits(late) == bits(alone)
+    assert bits([optimizer.state[p] for p in late]) == bits([fresh.state[p] for p in alone])
+
+
+@every_path
+def test_a_parameter_without_gradient_sits_the_step_out(path: PathRow):
+    params = weights_like((5, 7), (5, 7), (4,), dtype=torch.float64)
+    optimizer = build(params, path, momentum=0.9)
+    alone = [copy.deepcopy(params[1])]
+    reference = build(alone, path, momentum=0.9)
+    for seed in range(6):
+        give_gradients(params, seed)
+        if seed % 2:
+            params[1].grad = None
+        else:
+            alone[0].grad = params[1].grad.clone()
+            reference.step()
+        before = bits([params[1], optimizer.state[params[1]]])
+        optimizer.step()
+        assert (bits([params[1], optimizer.state[params[1]]]) == before) == bool(seed % 2)
+    torch.testing.assert_close(params[1], alone[0], rtol=1e-12, atol=1e-12)
+    assert optimizer.state[params[0]]["step"].item() == 6
+    assert optimizer.state[params[1]]["step"].item() == 3
+
+
+def test_a_step_in_which_no_parameter_has_a_gradient_changes_nothing():
+    optimizer = Nero(network().parameters())
+    before = snapshot(optimizer)
+    optimizer.step()
+    assert snapshot(optimizer) == before
+
+
+def test_step_hooks_run_around_the_step():
+    (w,) = weights_like((3, 4))
+    optimizer = Nero([w])
+    give_gradients([w], 0)
+    seen = []
+    optimizer.register_step_pre_hook(lambda *_: seen.append(bits(w)))
+    optimizer.register_step_post_hook(lambda *_: seen.append(bits(w)))
+    before = bits(w)
+    optimizer.step()
+    assert seen == [before, bits(w)]
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_zero_grad(set_to_none: bool):
+    (w,) = weights_like((3, 4))
+    optimizer = Nero([w])
+    give_gradients([w], 0)
+    optimizer.step()
+    before = bits(w)
+    optimizer.zero_grad(set_to_none=set_to_none)
+    assert (w.grad is None) if set_to_none else not w.grad.any()
+    optimizer.step()
+    assert bits(w) == before
+    assert optimizer.state[w]["step"].item() == (1 if set_to_none else 2)
+
+
+def test_weight_averaging_of_torch():
+    model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+    optimizer = Nero(model.parameters())
+    averaged = AveragedModel(model)
+    visited = []
+    for seed in range(3):
+        train(optimizer, [seed])
+        averaged.update_parameters(model)
+        visited.append(model[0].weight.detach().clone())
+    torch.testing.assert_close(averaged.module[0].weight, torch.stack(visited).mean(0))
+    update_bn([torch.randn(64, 6) + 5], averaged)
+    assert averaged.module[1].running_mean.abs().max() > 0.1
+    assert bits(model[0].weight) == bits(visited[-1])
+
+
+def test_repr_shows_every_setting_of_every_group():
+    optimizer = Nero([{"params": p, "lr": lr} for lr, p in enumerate(weights_like((3,), (4,)), 1)])
+    shown = repr(optimizer)
+    assert shown.startswith("Nero (")
+    settings = set(inspect.signature(Nero).parameters) - {"params"}
+    assert all(shown.count(f"    {name}: ") == 2 for name in settings)
+    assert "lr: 1\n" in shown
+    assert "lr: 2\n" in shown
+
+
+@every_path
+@every_momentum
+def test_maximizing_is_minimizing_the_negative(path: PathRow, momentum: float):
+    up = weights_like((5, 7), (5, 7), (4,))
+    down = copy.deepcopy(up)
+    ascent = build(up, path, maximize=True, momentum=momentum)
+    descent = build(down, path, momentum=momentum)
+    for seed in range(3):
+        give_gradients(up, seed)
+        for p, q in zip(up, down, strict=True):
+            q.grad = -p.grad
+        ascent.step()
+        descent.step()
+    assert bits(up) == bits(down)
+
+
+def test_a_shared_parameter_is_stepped_once():
+    model = network()
+    model[2].weight = model[0].weight
+    optimizer = Nero(model.parameters())
+    model(torch.randn(3, 6)).square().sum().backward()
+    reference = nn.Parameter(model[0].weight.detach().clone())
+    alone = Nero([reference])
+    reference.grad = model[0].weight.grad.clone()
+    alone.step()
+    optimizer.step()
+    assert len(optimizer.state) == 5
+    torch.testing.assert_close(model[2].weight, reference)
+    assert optimizer.state[model[0].weight]["step"].item() == 1
+
+
+@every_path
+def test_a_frozen_parameter_stays(path: PathRow):
+    model = network()
+    model[0].weight.requires_grad_(False)
+    before = bits(model[0].weight)
+    optimizer = build(model.parameters(), path)
+    optimizer.project_()
+    fitted(model, optimizer, 3)
+    assert bits(model[0].weight) == before
+    assert not balanced(model[0].weight)
+    model[0].weight.requires_grad_(True)
+    optimizer.project_()
+    assert balanced(model[0].weight)
+    before = bits(model[0].weight)
+    fitted(model, optimizer, 1)
+    assert bits(model[0].weight) != before
+
+
+@every_path
+def test_gradient_scaling_by_a_power_of_two_changes_no_bit(path: PathRow):
+    plain, scaled = network(), network()
+    scaled.load_state_dict(plain.state_dict())
+    optimizers = build(plain.parameters(), path), build(scaled.parameters(), path)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for seed in range(3):
+        x = torch.full((4, 6), 0.1 * (seed + 1))
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        plain(x).square().sum().backward()
+        optimizers[0].step()
+        scaler.scale(scaled(x).square().sum()).backward()
+        scaler.step(optimizers[1])
+        scaler.update()
+    assert snapshot(optimizers[0]) == snapshot(optimizers[1])
+
+
+def test_the_gradient_scaler_leaves_a_step_out_when_its_scale_overflowed():
+    model = network()
+    optimizer = Nero(model.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    before = snapshot(optimizer)
+    scaler.scale(model(torch.full((4, 6), 100.0)).square().sum()).backward()
+    assert not model[4].weight.grad.isfinite().all()
+    scaler.step(optimizer)
+    scaler.update()
+    assert snapshot(optimizer) == before
+    assert scaler.get_scale() == 2.0**126
+
+
+def test_gradients_clipped_by_torch_turn_by_the_same_angle():
+    (w,) = weights_like((5, 7))
+    clipped = copy.deepcopy(w)
+    for p in (w, clipped):
+        optimizer = Nero([p])
+        give_gradients([p], 0)
+        if p is clipped:
+            nn.utils.clip_grad_norm_([p], 1e-3)
+            assert p.grad.norm() <= 1.001e-3
+        optimizer.step()
+    torch.testing.assert_close(w, clipped, rtol=1e-6, atol=1e-6)
+
+
+def test_accumulated_gradients_equal_those_of_the_whole_batch():
+    whole, parts = network(torch.float64), network(torch.float64)
+    parts.load_state_dict(whole.state_dict())
+    optimizers = Nero(whole.parameters()), Nero(parts.parameters())
+    for _ in range(3):
+        x = torch.randn(8, 6, dtype=torch.float64)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        whole(x).square().sum().backward()
+        for part in x.chunk(4):
+            parts(part).square().sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, q in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
+
+
+@every_path
+@every_momentum
+def test_training_brings_the_loss_down(path: PathRow, momentum: float):
+    model = network()
+    first, last = fitted(model, build(model.parameters(), path, momentum=momentum), 60)
+    assert last < first / 2
+
+
+def test_all_paths_train_alike():
+    ends = []
+    for path in PATHS:
+        torch.manual_seed(1)
+        model = network(torch.float64)
+        train(build(model.parameters(), path), range(10))
+        ends.append(list(model.parameters()))
+    for end in ends[1:]:
+        for p, q in zip(ends[0], end, strict=True):
+            # A tensor lr is 0.01 in float32.
+            torch.testing.assert_close(p, q, rtol=0, atol=1e-8)
+
+
+def test_any_iterable_of_neuron_axes_is_read_once():
+    listed = weights_like((5, 7))
+    generated = copy.deepcopy(listed)
+    Nero(listed, neuron_axes=[1])
+    Nero(generated, neuron_axes=iter([1]))
+    assert bits(listed) == bits(generated)
