@@ -1,0 +1,120 @@
+"""The command line: `nero`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# What takes long to import (torch, scikit-learn, Plotly) is imported by the commands that need it,
+# so that `nero --help` answers at once.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    help="Experiments with **Nero**, the optimiser that trains a network by turning its "
+    "neurons.\n\n"
+    "Start with `nero demo --quick`; then open `runs/demo/report.html`.",
+)
+
+
+@app.command()
+def demo(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A cut of it in under a minute; says what it left out.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(help="Directory for records, pictures and report.", file_okay=False)
+    ] = Path("runs/demo"),
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Processes that train. Default: one per core.", show_default=False
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train everything again; old records are set aside.")
+    ] = False,
+    preset: Annotated[str, typer.Option(hidden=True)] = "demo",
+) -> None:
+    """Train 50- and 100-layer plain networks with Nero, SGD, Adam and LAMB, and compare.
+
+    On scikit-learn's digits, without a download. Takes a few minutes on two cores. Prints one
+    table and writes `report.html`, `curves.png`, `curves.svg`, `table.md`, `summary.json` and
+    `records.jsonl`.
+
+    Ctrl-C keeps what is finished; the same command again resumes.
+
+    For example:
+
+    - `nero demo --quick` shows how it goes, in under a minute
+
+    - `nero demo` runs the whole comparison
+
+    - `nero demo --out /tmp/demo --jobs 1` elsewhere, on one core
+    """
+    from rich.console import Console
+
+    from nero_lab.demo import default_jobs, run_demo
+    from nero_lab.presets import PRESETS
+
+    if preset not in PRESETS:
+        raise typer.BadParameter(f"choose from {', '.join(PRESETS)}", param_hint="--preset")
+    chosen = PRESETS["quick" if quick else preset]
+    try:
+        code = run_demo(chosen, out, jobs or default_jobs(), fresh, Console())
+    except OSError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = 1
+    raise typer.Exit(code)
+
+
+@app.command()
+def tasks() -> None:
+    """List the experiments, and the figure of the paper that each belongs to."""
+    from nero_lab.tasks import TASKS
+
+    _print_table(
+        ("task", "figure", "what it is"),
+        [(info.name, info.figure, info.summary) for info in TASKS.values()],
+    )
+
+
+@app.command()
+def optimizers() -> None:
+    """List the optimisers that are compared, and what each of them is given."""
+    from nero_lab.optimizers import OPTIMIZERS
+
+    _print_table(
+        ("name", "default lr", "lr grid", "other settings", "built by"),
+        [
+            (
+                spec.name,
+                f"{spec.default_lr:g}",
+                " ".join(f"{lr:g}" for lr in spec.lr_grid),
+                spec.settings(),
+                spec.factory.replace(":", "."),
+            )
+            for spec in OPTIMIZERS.values()
+        ],
+    )
+
+
+def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*headings)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command line; what the console script `nero` calls."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

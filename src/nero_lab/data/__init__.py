@@ -1,0 +1,1 @@
+"""Data sets, each with where it comes from and how it is split."""

@@ -1,0 +1,214 @@
+"""Append-only records of training runs: one JSON object a line.
+
+A run is identified by a digest of everything that decides its result: the configuration, the
+versions of the libraries that compute it and the source code of this project. A record of an
+older recipe therefore has another id, stays in the file, and is never mixed in with newer ones.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+# What computes a run's numbers; the rest (plots, tables) may change without training again.
+_LIBRARIES = ("torch", "pytorch-optimizer", "scikit-learn", "lightning-fabric")
+_LAB_SOURCES = ("train.py", "optimizers.py", "tasks/deep_mlp.py", "models/mlp.py", "data/digits.py")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that decides the result of one run."""
+
+    task: str
+    optimizer: str
+    lr: float
+    seed: int
+    epochs: int
+    batch_size: int
+    lr_decay: float
+    """factor on the learning rate from one epoch to the next"""
+    warmup_epochs: int
+    model: Mapping[str, Any]
+    """depth, width, init: the arguments of the task's model"""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """the arguments of the task's data"""
+    optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+    software: Mapping[str, str] = field(default_factory=lambda: software())
+
+    @property
+    def run_id(self) -> str:
+        """Return the digest that identifies the run."""
+        canonical = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        """Return the run's name for people: "50 layers, adam (kaiming) lr 0.001 seed 0"."""
+        return (
+            f"{self.model['depth']} layers, {self.optimizer} ({self.model['init']}) "
+            f"lr {self.lr:g} seed {self.seed}"
+        )
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run measured. Accuracies are fractions from 0 to 1."""
+
+    status: Literal["finished", "diverged"]
+    """"diverged": the loss stopped being finite, and the run stopped there"""
+    steps: int
+    seconds: float
+    train_accuracy: float
+    val_accuracy: float
+    test_accuracy: float
+    curves: Mapping[str, list[float | None]]
+    """per epoch: train_loss, train_accuracy (running, during the epoch), val_accuracy"""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One finished run, where it ran, and from which commit."""
+
+    config: RunConfig
+    result: RunResult
+    environment: Mapping[str, Any] = field(default_factory=lambda: environment())
+    commit: str | None = field(default_factory=lambda: commit())
+    recorded_at: str = field(
+        default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds")
+    )
+
+    def to_json(self) -> str:
+        """Return the record as one line of strict JSON; a number that is not finite is null."""
+        whole = _finite({"run": self.config.run_id, **asdict(self)})
+        return json.dumps(whole, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> "RunRecord":
+        """Return the record in a line, or raise ValueError, TypeError or KeyError."""
+        fields = json.loads(line)
+        run_id = fields.pop("run")
+        record = cls(
+            **(
+                fields
+                | {
+                    "config": RunConfig(**fields["config"]),
+                    "result": RunResult(**fields["result"]),
+                }
+            )
+        )
+        if record.config.run_id != run_id:
+            raise ValueError(f"record {run_id} holds the configuration of another run")
+        return record
+
+
+class RecordStore:
+    """The records in one file, by run id. Later records of the same run win.
+
+    A line that cannot be read, such as the last one of a process that was killed while writing, is
+    passed over and counted in `unreadable`: its run counts as not done.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: dict[str, RunRecord] = {}
+        self.unreadable = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+            try:
+                record = RunRecord.from_json(line)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                self.unreadable += 1
+            else:
+                self.records[record.config.run_id] = record
+
+    def append(self, record: RunRecord) -> None:
+        """Write one record to the end of the file, on the disk before this returns."""
+        with self.path.open("ab+") as file:
+            # A line cut short by a kill must not swallow the record that follows it.
+            if file.tell() and not self._ends_with_newline(file):
+                file.write(b"\n")
+            file.write(record.to_json().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.records[record.config.run_id] = record
+
+    @staticmethod
+    def _ends_with_newline(file) -> bool:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+    def get(self, config: RunConfig) -> RunRecord | None:
+        """Return the record of exactly this run, if there is one."""
+        return self.records.get(config.run_id)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@functools.cache
+def software() -> Mapping[str, str]:
+    """Return the versions of what computes a run, and a digest of this project's own code."""
+    versions = {}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            versions[library] = "missing"
+    return versions | {"code": _code_digest()}
+
+
+def _code_digest() -> str:
+    here = Path(__file__).parent
+    sources = [here / name for name in _LAB_SOURCES]
+    library = find_spec("nero")
+    if library is not None and library.origin is not None:
+        sources += sorted(Path(library.origin).parent.rglob("*.py"))
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def environment() -> Mapping[str, Any]:
+    """Return what the numbers' last bits and the times may depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": software()["torch"],
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+    }
+
+
+@functools.cache
+def commit() -> str | None:
+    """Return the checkout's commit, with "-dirty" after it where files differ from it."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
