@@ -8,9 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# What the constraints must know beyond the extras: torch needs setuptools from Python 3.12 on, and
-# torchvision has to match torch wherever someone adds it.
-ALSO_PINNED := setuptools torchvision
+# What the constraints must know beyond the extras: torch needs setuptools from Python 3.12 on.
+ALSO_PINNED := setuptools
 
 help: ## Show this list
 	@echo 'Nero: the commands of this checkout. Each makes $(VENV) first where it is missing.'

@@ -38,13 +38,26 @@ BELOW_TELEMETRY = f"{BELOW_OPTIMIZER} nero.groups nero.checkpoint nero.optimizer
 
 # A name stands for the modules inside it too, unless a longer one does; `nero` for itself alone.
 LAYERS: Mapping[str, Layer] = {
-    "nero": layer(f"{BELOW_TELEMETRY} nero.telemetry"),
+    "nero": layer(f"{BELOW_TELEMETRY} nero.telemetry nero.registry nero.description"),
     "nero.neurons": layer(theirs=""),
     "nero.geometry": layer("nero.neurons"),
     "nero.rule": layer("nero.neurons nero.geometry"),
     "nero.kernels": layer(f"{RULE_AND_BELOW} nero.kernels"),
     "nero.kernels.cuda": layer(RULE_AND_BELOW, theirs="torch triton"),
-    "nero.architecture": layer("nero.neurons nero.geometry"),
+    "nero.registry_rows": layer("nero.neurons"),
+    "nero.registry_torch": layer("nero.registry_rows"),
+    "nero.registry_lazy": layer("nero.registry_rows"),
+    "nero.registry": layer(
+        "nero.neurons nero.registry_rows nero.registry_torch nero.registry_lazy"
+    ),
+    "nero.heads": layer("nero.registry"),
+    "nero.assignment": layer(
+        "nero.neurons nero.registry_rows nero.registry_torch nero.registry nero.heads"
+    ),
+    "nero.architecture": layer("nero.geometry nero.registry_rows nero.heads nero.assignment"),
+    "nero.description": layer(
+        "nero.geometry nero.registry_rows nero.heads nero.assignment nero.architecture"
+    ),
     "nero.groups": layer(BELOW_OPTIMIZER),
     "nero.checkpoint": layer(f"{BELOW_OPTIMIZER} nero.groups"),
     "nero.optimizer": layer(f"{BELOW_OPTIMIZER} nero.groups nero.checkpoint"),

@@ -16,17 +16,39 @@ from nero.neurons import NeuronLayout
 
 if TYPE_CHECKING:
     from nero import geometry
+    from nero.architecture import balance_, param_groups
+    from nero.description import Description, describe
     from nero.optimizer import Nero
+    from nero.registry import register
 
 __version__ = "0.1.0.dev0"
-__all__ = ["Nero", "NeuronLayout", "geometry"]
+__all__ = [
+    "Description",
+    "Nero",
+    "NeuronLayout",
+    "balance_",
+    "describe",
+    "geometry",
+    "param_groups",
+    "register",
+]
+
+# Where each name that needs torch lives.
+_HOMES = {
+    "Description": "nero.description",
+    "Nero": "nero.optimizer",
+    "balance_": "nero.architecture",
+    "describe": "nero.description",
+    "param_groups": "nero.architecture",
+    "register": "nero.registry",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Nero":
-        return importlib.import_module("nero.optimizer").Nero
     if name == "geometry":
         return importlib.import_module("nero.geometry")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

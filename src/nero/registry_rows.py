@@ -1,0 +1,57 @@
+"""What a line of the registry says: how a parameter's entries divide into neurons, and its role."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from nero.neurons import AxisSpec
+
+Axes = tuple[AxisSpec, ...]
+AxesOf = Callable[[nn.Module, Tensor], Axes | None]
+"""From a module and its parameter to the axes, or None where the module does not tell."""
+
+ROLES = ("weight", "embedding", "head", "gain", "bias")
+
+# Roles whose every entry is a neuron of its own, however many axes the tensor has.
+PER_ENTRY_ROLES = ("gain", "bias")
+
+
+class Row(NamedTuple):
+    """One line of the registry, below the module type that it belongs to.
+
+    Attributes:
+        name: the parameter's attribute name, or an fnmatch pattern of it.
+        role: one of `ROLES`.
+        neuron_axes: as `nero.NeuronLayout` takes them, or a function of the module and
+            the parameter that returns them. Ignored for gains and biases.
+    """
+
+    name: str
+    role: str
+    neuron_axes: Axes | AxesOf = (0,)
+
+    def axes(self, module: nn.Module, parameter: Tensor) -> Axes | None:
+        """The neuron axes of one parameter; None where they cannot be told."""
+        if self.role in PER_ENTRY_ROLES:
+            return every_axis(module, parameter)
+        if callable(self.neuron_axes):
+            return self.neuron_axes(module, parameter)
+        return self.neuron_axes
+
+
+def every_axis(_module: nn.Module, parameter: Tensor) -> Axes:
+    """Each entry is a neuron of its own."""
+    return tuple(range(parameter.ndim))
+
+
+def vectors(_module: nn.Module, parameter: Tensor) -> Axes:
+    """Each vector along the last axis is a neuron: tokens and positions, (..., width)."""
+    return tuple(range(parameter.ndim - 1))
+
+
+WEIGHT = Row("weight", "weight")
+BIAS = Row("bias", "bias")
+GAIN = Row("weight", "gain")
