@@ -16,6 +16,14 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo 'Another interpreter (3.11 or newer): make PYTHON=python3.12 TARGET'
 
+# Installing compiles the CPU kernel; this does so again when its sources have changed. Without a
+# compiler everything works, only slower.
+KERNEL := src/nero/kernels/_cpu.so
+KERNEL_SOURCES := $(addprefix src/nero/kernels/,build.py cpu.h cpu.cpp cpu_rows.cpp)
+$(KERNEL): $(KERNEL_SOURCES) | $(STAMP)
+	@$(BIN)/python src/nero/kernels/build.py || true
+READY := $(STAMP) $(KERNEL)
+
 # The package is built without isolation, so that its build too runs on pinned versions.
 $(STAMP): pyproject.toml constraints.txt
 	@if ! test -x $(BIN)/pip; then \
@@ -31,23 +39,23 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) install -qq -c constraints.txt --no-build-isolation -e '.[lab,dev,docs]'
 	@touch $@
 
-demo: $(STAMP) ## Train 50- and 100-layer networks with Nero and its peers; writes runs/demo/report.html
+demo: $(READY) ## Train 50- and 100-layer networks with Nero and its peers; writes runs/demo/report.html
 	@$(BIN)/nero demo
 
-test: $(STAMP) ## Run the tests on two processes, with the coverage of src/nero
+test: $(READY) ## Run the tests on two processes, with the coverage of src/nero
 	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term
 
-lint: $(STAMP) ## Check style, types and spelling, changing nothing
+lint: $(READY) ## Check style, types and spelling, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/codespell
 
-docs: $(STAMP) ## Build the documentation into site/, warnings being errors
+docs: $(READY) ## Build the documentation into site/, warnings being errors
 	$(BIN)/mkdocs build --strict --quiet
 	@echo 'Built site/index.html.'
 
-bench: $(STAMP) ## Time an optimiser step
+bench: $(READY) ## Time an optimiser step
 	@$(BIN)/python bench/step_time.py
 
 constraints: $(STAMP) ## Resolve every pin anew, under the oldest supported Python
@@ -64,5 +72,5 @@ constraints: $(STAMP) ## Resolve every pin anew, under the oldest supported Pyth
 	@git --no-pager diff --stat -- constraints.txt
 
 clean: ## Remove what is built and cached; .venv and runs/ stay
-	rm -rf build dist site htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(KERNEL) build dist site htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

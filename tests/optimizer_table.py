@@ -83,6 +83,7 @@ class PathRow:
 
 PATHS = [
     PathRow("default"),
+    PathRow("fused", {"fused": True}),
     PathRow("single", {"foreach": False}),
     PathRow("foreach", {"foreach": True}),
     PathRow("single capturable", {"foreach": False, "capturable": True}, tensor_lr=True),

@@ -98,7 +98,6 @@ SETTINGS = [
         for value in (0, 1, "yes")
     ),
     Row("foreach and fused", {"foreach": True, "fused": True}, ValueError, ("foreach", "fused")),
-    Row("fused", {"fused": True}, ValueError, ("fused=True", "no fused kernel", "None")),
 ]
 SETTINGS += [
     Row(name, {"neuron_axes": axes}, ValueError, ("neuron_axes", *says), of_parameter=True)

@@ -59,7 +59,7 @@ def test_stacks_hold_tensors_of_one_kind_and_stay_small(monkeypatch: pytest.Monk
     parameters += [torch.nn.Parameter(torch.randn(3)) for _ in range(2)]
     parameters += [torch.nn.Parameter(torch.randn(4, 3)), torch.nn.Parameter(torch.randn(0, 4))]
     parameters += [torch.nn.Parameter(torch.randn(3, 4, dtype=torch.float64)) for _ in range(2)]
-    optimizer = nero.Nero(parameters)
+    optimizer = nero.Nero(parameters, foreach=True)
     late = torch.nn.Parameter(torch.randn(3, 4))
     for step in range(2):
         for p in parameters:
@@ -80,8 +80,8 @@ def test_stacks_hold_tensors_of_one_kind_and_stay_small(monkeypatch: pytest.Monk
     assert stacked == [[(3, 4)] * 3, [(3, 4)] * 3, [(3,)] * 2, [(3, 4)] * 2]
 
 
-@pytest.mark.parametrize("foreach_option", [False, True])
-def test_skipped_neurons_are_counted_once(foreach_option: bool) -> None:
+@pytest.mark.parametrize("foreach_option", [None, False, True])
+def test_skipped_neurons_are_counted_once(foreach_option: bool | None) -> None:
     parameters = [torch.nn.Parameter(torch.randn(4, 5)) for _ in range(3)]
     parameters.append(torch.nn.Parameter(torch.randn(6)))
     optimizer = nero.Nero(parameters, foreach=foreach_option)

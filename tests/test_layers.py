@@ -34,7 +34,7 @@ def layer(ours: str = "", *, theirs: str = "torch") -> Layer:
 
 RULE_AND_BELOW = "nero.neurons nero.geometry nero.rule"
 BELOW_OPTIMIZER = f"{RULE_AND_BELOW} nero.kernels nero.architecture"
-BELOW_TELEMETRY = f"{BELOW_OPTIMIZER} nero.groups nero.checkpoint nero.optimizer"
+BELOW_TELEMETRY = f"{BELOW_OPTIMIZER} nero.groups nero.dispatch nero.checkpoint nero.optimizer"
 
 # A name stands for the modules inside it too, unless a longer one does; `nero` for itself alone.
 LAYERS: Mapping[str, Layer] = {
@@ -59,8 +59,9 @@ LAYERS: Mapping[str, Layer] = {
         "nero.geometry nero.registry_rows nero.heads nero.assignment nero.architecture"
     ),
     "nero.groups": layer(BELOW_OPTIMIZER),
+    "nero.dispatch": layer(f"{BELOW_OPTIMIZER} nero.groups"),
     "nero.checkpoint": layer(f"{BELOW_OPTIMIZER} nero.groups"),
-    "nero.optimizer": layer(f"{BELOW_OPTIMIZER} nero.groups nero.checkpoint"),
+    "nero.optimizer": layer(f"{BELOW_OPTIMIZER} nero.groups nero.dispatch nero.checkpoint"),
     "nero.telemetry": layer(BELOW_TELEMETRY),
     "nero.optax": layer("nero.neurons", theirs="jax optax"),
     "nero.integrations": layer(

@@ -53,8 +53,6 @@ def check_hyperparameters(options: Mapping[str, Any]) -> None:
             raise TypeError(f"{name} must be None, True or False, got {options[name]!r}")
     if options["foreach"] and options["fused"]:
         raise ValueError("foreach and fused cannot both be True: choose one")
-    if options["fused"]:
-        raise ValueError("fused=True: this version has no fused kernel; use fused=None")
 
 
 def check_group(group: Mapping[str, Any]) -> None:

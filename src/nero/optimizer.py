@@ -11,18 +11,17 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
 from nero.checkpoint import FittedState, fit_state_dict
-from nero.geometry import neuron_mean, neuron_norm, project_, split_view, working_dtype
+from nero.dispatch import Dispatch, check_fused, warn_without_kernel
+from nero.geometry import neuron_mean, neuron_norm, project_, working_dtype
 from nero.groups import (
     OPTIONS,
     check_group,
     check_hyperparameters,
-    hyper_of,
     layout_of,
     parameter_name,
     zero_average,
 )
-from nero.kernels.foreach import _multi_tensor_nero
-from nero.kernels.single import TensorStep, _single_tensor_nero, constraints
+from nero.kernels.single import constraints
 from nero.neurons import normalize_axes
 
 # What a bias, a gain or a neuron of norm zero is taken to measure where its own scale is zero.
@@ -67,9 +66,11 @@ class Nero(Optimizer):
             anything changes, at the cost of waiting for the device each step; "propagate": the
             neuron becomes NaN.
         maximize: ascend instead of descend. Default False.
-        foreach: step small tensors of one shape together. None (default): wherever there are
-            several. Costs a copy of the stacked tensors, 2**21 entries at most at a time.
-        fused: must be None or False: this version has no fused kernel.
+        foreach: True: step small tensors of one shape together, with torch's operators, at the
+            cost of a copy of the stacked tensors, 2**21 entries at most at a time. False: one
+            tensor after another. None (default): the compiled kernel where it fits, else as True.
+        fused: True: the compiled kernel, with an error where it does not fit. False: never. None
+            (default): where it fits and `foreach` is None. See `path`.
         capturable: keep step counts on the parameters' device, so that a step can be captured in
             a CUDA graph or compiled without recompiling. Default False.
 
@@ -89,7 +90,8 @@ class Nero(Optimizer):
     Raises:
         ValueError: a hyperparameter out of its range, or axes that a parameter does not have.
         TypeError: a parameter that is not floating-point, or a value of the wrong type.
-        RuntimeError: sparse gradients, and non-finite ones under `nonfinite="raise"`.
+        RuntimeError: `fused=True` where no kernel fits; in a step, sparse gradients, and non-finite
+            ones under `nonfinite="raise"`.
 
     Source:
         Liu, Bernstein, Meister, Yue, "Learning by Turning: Neural Architecture Aware
@@ -133,12 +135,14 @@ class Nero(Optimizer):
         defaults = {name: given[name] for name in OPTIONS}
         check_hyperparameters(defaults)
         self._skipped: dict[torch.device, Tensor] = {}
+        self._dispatch = Dispatch()
         # Every group is checked before any weight is touched, so a failure changes nothing.
         self._constructed = False
         super().__init__(params, defaults)
         for group in self.param_groups:
             self._start_group(group)
         self._constructed = True
+        warn_without_kernel(self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, project its weights and create its state.
@@ -151,6 +155,7 @@ class Nero(Optimizer):
         try:
             group["neuron_axes"] = normalize_axes(group["neuron_axes"])
             check_group(group)
+            check_fused(group)
         except Exception:
             self.param_groups.pop()
             raise
@@ -222,38 +227,23 @@ class Nero(Optimizer):
                 loss = closure()
         for group in self.param_groups:  # all of them before anything changes
             _check_gradients(group)
-        for group in self.param_groups:
-            steps = self._tensor_steps(group)
-            if steps:
-                torch._foreach_add_([step.state["step"] for step in steps], 1)
-            foreach = group["foreach"] is not False and len(steps) > 1
-            update = _multi_tensor_nero if foreach else _single_tensor_nero
-            masks = update(steps, hyper_of(group))
-            if group["nonfinite"] == "skip":
-                self._count_skipped(masks)
+        for index, group in enumerate(self.param_groups):
+            for count in self._dispatch.update(index, group, self.state):
+                seen = self._skipped.get(count.device)
+                self._skipped[count.device] = count if seen is None else seen + count
         return loss
 
-    def _tensor_steps(self, group: dict[str, Any]) -> list[TensorStep]:
-        steps = []
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            layout, state, m = layout_of(p, group), self.state[p], None
-            if group["momentum"] > 0:
-                # A scheduler may switch momentum on in the middle of a run.
-                average = state.setdefault("exp_avg", None)
-                if average is None:
-                    average = state["exp_avg"] = zero_average(p)
-                m = split_view(average, layout)
-            w, g = split_view(p, layout), split_view(p.grad, layout)
-            steps.append(TensorStep(w, g, m, state, layout))
-        return steps
+    @property
+    def path(self) -> str:
+        """Which implementation of the step the parameters take, and why.
 
-    def _count_skipped(self, masks: list[Tensor]) -> None:
-        for finite in masks:
-            skipped = (~finite).sum()
-            seen = self._skipped.get(skipped.device)
-            self._skipped[skipped.device] = skipped if seen is None else seen + skipped
+        Example:
+            >>> import torch, nero
+            >>> optimizer = nero.Nero([torch.nn.Parameter(torch.randn(3, 4))], foreach=False)
+            >>> optimizer.path
+            'one tensor after another (foreach=False): 1 parameters'
+        """
+        return self._dispatch.describe(self.param_groups, self.state)
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Load what `state_dict` returned; changes no weight.
@@ -277,6 +267,7 @@ class Nero(Optimizer):
         super().__setstate__(state)
         self._constructed = True
         self.__dict__.setdefault("_skipped", {})
+        self.__dict__.setdefault("_dispatch", Dispatch())
         self.state = defaultdict(
             dict,
             {

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nero.geometry import working_dtype
+from nero.geometry import split_view, working_dtype
 from nero.neurons import NeuronLayout
 from nero.rule import nero_, one_minus_power
 
@@ -54,6 +54,15 @@ class TensorStep(NamedTuple):
         if capturable or torch.compiler.is_compiling():
             return step.to(self.state["rms"].dtype)
         return step.item()
+
+
+def tensor_step(
+    p: Tensor, g: Tensor, state: dict[str, Any], layout: NeuronLayout, hyper: Hyper
+) -> TensorStep:
+    """A parameter and its gradient as the paths take them."""
+    average = state["exp_avg"] if hyper.momentum > 0 else None
+    m = None if average is None else split_view(average, layout)
+    return TensorStep(split_view(p, layout), split_view(g, layout), m, state, layout)
 
 
 def _single_tensor_nero(steps: list[TensorStep], hyper: Hyper) -> list[Tensor]:

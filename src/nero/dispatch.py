@@ -1,0 +1,133 @@
+"""Which path updates which parameter: the compiled kernels, or stacks and single tensors in torch.
+
+By default parameters on the CPU take the compiled kernel where it fits, and all others the foreach
+path. `foreach` and `fused` override that per group.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nero.groups import hyper_of, layout_of, parameter_name, zero_average
+from nero.kernels.cpu import CpuGroup, why_not
+from nero.kernels.cpu_library import INSTRUCTION_SET, Missing, load
+from nero.kernels.cpu_op import fused_step
+from nero.kernels.foreach import _multi_tensor_nero
+from nero.kernels.single import _single_tensor_nero, tensor_step
+
+States = Mapping[Tensor, dict[str, Any]]
+Pairs = list[tuple[Tensor, Tensor]]
+
+
+class Dispatch:
+    """Carries out the steps of an optimiser's groups, remembering what the kernels know of them."""
+
+    def __init__(self) -> None:
+        self._library = load()
+        self._cpu_groups: dict[int, CpuGroup] = defaultdict(CpuGroup)
+
+    def update(self, index: int, group: dict[str, Any], states: States) -> list[Tensor]:
+        """Update the parameters of the index-th group that have a gradient, and count their steps.
+
+        Returns:
+            Counts of skipped neurons, 0-d, to be added up.
+
+        Raises:
+            RuntimeError: with `fused=True`, a gradient that the kernel cannot take.
+        """
+        pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
+        if group["momentum"] > 0:
+            for p, _ in pairs:  # a scheduler may switch momentum on in the middle of a run
+                if states[p].get("exp_avg") is None:
+                    states[p]["exp_avg"] = zero_average(p)
+        counts: list[Tensor] = []
+        if wants_kernel(group):
+            pairs = self._fused_nero(index, group, pairs, states, counts)
+        if pairs:
+            counts += _torch_nero(group, pairs, states)
+        return counts if group["nonfinite"] == "skip" else []
+
+    def _fused_nero(
+        self, index: int, group: dict[str, Any], pairs: Pairs, states: States, counts: list[Tensor]
+    ) -> Pairs:
+        """Update what the CPU kernel can take; returns what is left."""
+        if isinstance(self._library, Missing):
+            return pairs
+        hyper, axes = hyper_of(group), group["neuron_axes"]
+        if torch.compiler.is_compiling():
+            ours = [(p, g) for p, g in pairs if p.device.type == "cpu"]
+            if ours:
+                counts.append(fused_step(ours, [states[p] for p, _ in ours], hyper, axes))
+            return [(p, g) for p, g in pairs if p.device.type != "cpu"]
+        left, skipped = self._cpu_groups[index].step(pairs, states, hyper, axes, self._library)
+        if skipped:
+            counts.append(torch.tensor(skipped))
+        if left and group["fused"]:
+            p, reason = next(iter(left.items()))
+            number = next(i for i, other in enumerate(group["params"]) if other is p)
+            raise RuntimeError(f"fused=True, but {parameter_name(group, number)}: {reason}")
+        return [(p, g) for p, g in pairs if p in left]
+
+    def describe(self, groups: list[dict[str, Any]], states: States) -> str:
+        """The paths in use and how many parameters take each, with the reason where it is slow."""
+        paths: Counter[str] = Counter()
+        for group in groups:
+            for p in group["params"]:
+                paths[self._path(group, p, states[p])] += 1
+        return "; ".join(f"{path}: {count} parameters" for path, count in paths.items())
+
+    def _path(self, group: dict[str, Any], p: Tensor, state: dict[str, Any]) -> str:
+        if wants_kernel(group):
+            reason = why_not(p, p.detach() if p.grad is None else p.grad, state)
+            if not reason and not isinstance(self._library, Missing):
+                return f"fused CPU kernel ({self._library.instruction_set})"
+            return f"foreach ({reason})"
+        if group["foreach"] is False:
+            return "one tensor after another (foreach=False)"
+        return f"foreach ({'foreach=True' if group['foreach'] else 'fused=False'})"
+
+
+def wants_kernel(group: Mapping[str, Any]) -> bool:
+    """Whether a group takes the compiled kernel where it fits: unless told otherwise."""
+    return bool(group["fused"]) or (group["fused"] is None and group["foreach"] is None)
+
+
+def check_fused(group: Mapping[str, Any]) -> None:
+    """Raise where `fused=True` cannot be had.
+
+    Raises:
+        RuntimeError: a parameter that the kernel cannot take, with its name and the reason.
+    """
+    if group["fused"]:
+        for index, p in enumerate(group["params"]):
+            if reason := why_not(p, p.detach(), {}):
+                raise RuntimeError(f"fused=True, but {parameter_name(group, index)}: {reason}")
+
+
+def warn_without_kernel(groups: list[dict[str, Any]]) -> None:
+    """Say that steps on CPU are slow because the kernel was not compiled."""
+    library = load()
+    if not isinstance(library, Missing) or library.reason.startswith(INSTRUCTION_SET):
+        return
+    if any(p.device.type == "cpu" for g in groups if wants_kernel(g) for p in g["params"]):
+        warnings.warn(
+            "nero: steps on CPU take PyTorch's operators, several times slower than the compiled "
+            f"kernel, of which there is none: {library.reason}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _torch_nero(group: dict[str, Any], pairs: Pairs, states: States) -> list[Tensor]:
+    hyper = hyper_of(group)
+    torch._foreach_add_([states[p]["step"] for p, _ in pairs], 1)
+    steps = [tensor_step(p, g, states[p], layout_of(p, group), hyper) for p, g in pairs]
+    foreach = group["foreach"] is not False and len(steps) > 1
+    masks = (_multi_tensor_nero if foreach else _single_tensor_nero)(steps, hyper)
+    return [(~finite).sum() for finite in masks]

@@ -1,0 +1,218 @@
+"""All tensors of a group in one call of the compiled CPU kernel.
+
+The kernel reads each gradient once and each weight once, and writes each weight once. What it needs
+to know of a tensor is described once, as a record of addresses and strides, and used at every
+step while nothing about the tensor changes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from operator import is_
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nero.geometry import split_view, working_dtype
+from nero.kernels.cpu_library import GroupFields, Library, Missing, load
+from nero.kernels.single import Hyper, constraints
+from nero.neurons import AxisSpec, NeuronLayout
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+MAX_DIMS = 3
+CENTER, NORMALIZE, INITIAL = 1, 2, 4
+NONFINITE = {"skip": 0, "raise": 0, "propagate": 1}  # "raise" has looked before
+STATE = ("step", "rms", "scale", "radius", "exp_avg")
+
+# Addresses of m, rms, step, scale, radius; dtype, flags, neurons, fan-in; two nests of loops.
+RECORD = struct.Struct(f"@5Q4q{2 * (1 + 4 * MAX_DIMS)}q")
+
+# (size, strides in w, g and m)
+Loop = tuple[int, int, int, int]
+
+
+class Described(NamedTuple):
+    """A parameter as the kernel knows it, and what that holds for."""
+
+    record: bytes
+    reason: str  # why the kernel cannot take it; empty where it can
+    state: tuple[Tensor | None, ...]  # kept alive, and compared
+    kinds: tuple[Any, ...]
+
+
+class CpuGroup:
+    """The kernel's view of one parameter group, remembered from step to step."""
+
+    def __init__(self) -> None:
+        self._known: dict[Tensor, Described] = {}
+        self._settings: Any = None
+        self._records: list[bytes] = []
+        self._joined = b""
+
+    def step(
+        self,
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        states: Mapping[Tensor, dict[str, Any]],
+        hyper: Hyper,
+        neuron_axes: tuple[AxisSpec, ...],
+        library: Library,
+    ) -> tuple[dict[Tensor, str], int]:
+        """Update the parameters that the kernel can take, counting their steps.
+
+        Args:
+            pairs: parameters and their gradients.
+            states: their state.
+            hyper: the group's hyperparameters.
+            neuron_axes: the group's, for `NeuronLayout`.
+            library: the kernel.
+
+        Returns:
+            The parameters that it cannot take, untouched, each with the reason; and the number of
+            neurons that were skipped.
+        """
+        settings = (hyper.center, hyper.radius, hyper.momentum > 0, neuron_axes)
+        if settings != self._settings or len(self._known) > 2 * len(pairs):
+            self._known.clear()
+            self._settings = settings
+        left: dict[Tensor, str] = {}
+        taken: list[Tensor] = []
+        records, weights, gradients = [], [], []
+        for p, g in pairs:
+            known = self._describe(p, g, states[p], hyper, neuron_axes)
+            if known.reason:
+                left[p] = known.reason
+            else:
+                taken.append(p)
+                records.append(known.record)
+                weights.append(p.data_ptr())
+                gradients.append(g.data_ptr())
+        if not taken:
+            return left, 0
+        if records != self._records:
+            self._records, self._joined = records, b"".join(records)
+        skipped = library.step(self._joined, weights, gradients, group_fields(hyper))
+        # Autograd must know that what it may have saved for a backward pass has changed.
+        torch.autograd.graph.increment_version(taken)
+        return left, skipped
+
+    def _describe(
+        self,
+        p: Tensor,
+        g: Tensor,
+        state: dict[str, Any],
+        hyper: Hyper,
+        neuron_axes: tuple[AxisSpec, ...],
+    ) -> Described:
+        known = self._known.get(p)
+        tensors = tuple(map(state.get, STATE))
+        kinds = (p.dtype, g.dtype, p.stride(), g.stride(), p.device, p.shape)
+        if known and known.kinds == kinds and all(map(is_, known.state, tensors)):
+            return known
+        record, reason = b"", why_not(p, g, state)
+        if not reason:
+            layout = NeuronLayout(tuple(p.shape), neuron_axes)
+            average = state["exp_avg"] if hyper.momentum > 0 else None
+            loops = _loops(layout, [p, g, average])
+            if loops is None:
+                reason = f"its axes do not merge into {MAX_DIMS} loops"
+            else:
+                record = _record(p, average, state, layout, loops, hyper)
+        known = self._known[p] = Described(record, reason, tensors, kinds)
+        return known
+
+
+def why_not(p: Tensor, g: Tensor, state: Mapping[str, Any]) -> str:
+    """Why the kernel cannot update a parameter from this gradient; empty where it can."""
+    kernel = load()
+    if isinstance(kernel, Missing):
+        return f"there is no CPU kernel: {kernel.reason}"
+    if p.device.type != "cpu":
+        return f"it is on {p.device}"
+    if type(p) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer) or type(g) is not Tensor:
+        kind = type(g if type(p) is torch.nn.Parameter else p).__name__
+        return f"it or its gradient is a {kind}"
+    if p.dtype not in DTYPES or g.dtype != p.dtype:
+        return f"it is {p.dtype} with a gradient of {g.dtype}"
+    if any(size > 1 and stride == 0 for size, stride in zip(p.shape, p.stride(), strict=True)):
+        return "its entries share memory"
+    wanted = {name: working_dtype(p.dtype) for name in STATE} | {"step": torch.float32}
+    for name, dtype in wanted.items():
+        x = state.get(name)
+        if x is None:
+            continue
+        if x.device.type != "cpu" or x.dtype != dtype:
+            return f"its state {name!r} is {x.dtype} on {x.device}"
+        if name != "exp_avg" and not x.is_contiguous():
+            return f"its state {name!r} is not contiguous"
+    return ""
+
+
+def group_fields(hyper: Hyper) -> GroupFields:
+    """A group's hyperparameters as the kernel takes them; waits for a learning rate on a device."""
+    lr = float(hyper.lr)
+    radius = hyper.radius if isinstance(hyper.radius, (int, float)) else 1.0
+    return GroupFields(
+        -lr if hyper.maximize else lr,
+        hyper.beta,
+        hyper.momentum,
+        radius,
+        NONFINITE[hyper.nonfinite],
+    )
+
+
+def _record(
+    p: Tensor,
+    average: Tensor | None,
+    state: Mapping[str, Any],
+    layout: NeuronLayout,
+    loops: tuple[list[Loop], list[Loop]],
+    hyper: Hyper,
+) -> bytes:
+    center, normalize = constraints(layout, hyper.center, hyper.radius)
+    flags = CENTER * center + NORMALIZE * normalize
+    flags += INITIAL * (normalize and hyper.radius == "initial")
+    addresses = [
+        0 if x is None else x.data_ptr()
+        for x in (average, state["rms"], state["step"], state["scale"], state.get("radius"))
+    ]
+    # An empty tensor has a step count and nothing else.
+    neurons = layout.neurons if p.numel() else 0
+    numbers = [DTYPES.index(p.dtype), flags, neurons, layout.fan_in]
+    return RECORD.pack(*addresses, *numbers, *_packed(loops[0]), *_packed(loops[1]))
+
+
+def _loops(
+    layout: NeuronLayout, tensors: list[Tensor | None]
+) -> tuple[list[Loop], list[Loop]] | None:
+    """The loops over neurons and over a neuron's entries, merged; None if they are too many."""
+    nests: tuple[list[Loop], list[Loop]] = ([], [])
+    w, g, m = (
+        (0,) * len(layout.split_shape) if x is None else split_view(x, layout).stride()
+        for x in tensors
+    )
+    for axis, size in enumerate(layout.split_shape):
+        if size != 1:
+            nests[axis in layout.fan_in_axes].append((size, w[axis], g[axis], m[axis]))
+    # Neurons stay in order, which is that of their state; their entries go as memory goes.
+    nests[1].sort(key=lambda loop: loop[1], reverse=True)
+    merged = _merge(nests[0]), _merge(nests[1])
+    return merged if max(map(len, merged)) <= MAX_DIMS else None
+
+
+def _merge(loops: list[Loop]) -> list[Loop]:
+    merged: list[Loop] = []
+    for loop in loops:
+        size, *strides = loop
+        if merged and [size * stride for stride in strides] == list(merged[-1][1:]):
+            merged[-1] = (merged[-1][0] * size, *loop[1:])
+        else:
+            merged.append(loop)
+    return merged
+
+
+def _packed(loops: list[Loop]) -> list[int]:
+    """A nest of loops in the fields of cpu.h: how many, then all sizes, all strides in w, ..."""
+    padding = [0] * (MAX_DIMS - len(loops))
+    return [len(loops), *(n for field in range(4) for n in [*(x[field] for x in loops), *padding])]

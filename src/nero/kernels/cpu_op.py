@@ -1,0 +1,112 @@
+"""The CPU kernel as a custom operator, `nero::fused_step_`, which torch.compile can trace."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nero.kernels.cpu import CpuGroup
+from nero.kernels.cpu_library import Missing, load
+from nero.kernels.foreach import _multi_tensor_nero
+from nero.kernels.single import Hyper, tensor_step
+from nero.neurons import AxisSpec, NeuronLayout
+
+FREE, INITIAL, FIXED = "free", "initial", "fixed"
+
+
+def fused_step(
+    pairs: list[tuple[Tensor, Tensor]],
+    states: list[dict[str, Tensor]],
+    hyper: Hyper,
+    neuron_axes: tuple[AxisSpec, ...],
+) -> Tensor:
+    """One step of parameters on the CPU, as a single node of a compiled graph.
+
+    Returns:
+        How many neurons were skipped, 0-d int64.
+    """
+    radius = hyper.radius
+    kind = FREE if radius is None else INITIAL if radius == "initial" else FIXED
+    lr = hyper.lr
+    return fused_step_(
+        [p for p, _ in pairs],
+        [g for _, g in pairs],
+        [state["exp_avg"] for state in states] if hyper.momentum > 0 else [],
+        [state["rms"] for state in states],
+        [state["step"] for state in states],
+        [state["scale"] for state in states],
+        # A tensor whose neurons cannot hold the radius has none; its scale takes the place.
+        [state.get("radius", state["scale"]) for state in states] if kind == INITIAL else [],
+        lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64),
+        [n for axis in neuron_axes for n in (axis if isinstance(axis, tuple) else (axis, 0))],
+        hyper.beta,
+        hyper.momentum,
+        hyper.center,
+        kind,
+        float(radius) if isinstance(radius, (int, float)) else 1.0,
+        hyper.nonfinite,
+        hyper.maximize,
+    )
+
+
+@torch.library.custom_op(
+    "nero::fused_step_", mutates_args=("weights", "averages", "rms", "steps"), device_types="cpu"
+)
+def fused_step_(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    averages: list[Tensor],
+    rms: list[Tensor],
+    steps: list[Tensor],
+    scales: list[Tensor],
+    radii: list[Tensor],
+    lr: Tensor,
+    neuron_axes: list[int],
+    beta: float,
+    momentum: float,
+    center: bool,
+    radius_kind: str,
+    radius: float,
+    nonfinite: str,
+    maximize: bool,
+) -> Tensor:
+    """Update `weights` and their state in place; axes come as pairs, with 0 blocks for all."""
+    axes = tuple(
+        (axis, blocks) if blocks else axis
+        for axis, blocks in zip(neuron_axes[::2], neuron_axes[1::2], strict=True)
+    )
+    hyper = Hyper(
+        lr=lr.item(),
+        beta=beta,
+        momentum=momentum,
+        center=center,
+        radius={FREE: None, INITIAL: "initial"}.get(radius_kind, radius),
+        nonfinite=nonfinite,
+        maximize=maximize,
+        capturable=False,
+    )
+    states = {
+        w: {"rms": rms[i], "step": steps[i], "scale": scales[i]} for i, w in enumerate(weights)
+    }
+    for name, tensors in (("exp_avg", averages), ("radius", radii)):
+        for w, x in zip(weights, tensors, strict=False):
+            states[w][name] = x
+    pairs = list(zip(weights, gradients, strict=True))
+    library = load()
+    left, skipped = dict.fromkeys(weights, ""), 0
+    if not isinstance(library, Missing):
+        left, skipped = CpuGroup().step(pairs, states, hyper, axes, library)
+    rest = [
+        tensor_step(p, g, states[p], NeuronLayout(tuple(p.shape), axes), hyper)
+        for p, g in pairs
+        if p in left
+    ]
+    for step in rest:
+        step.state["step"].add_(1)
+    masks = _multi_tensor_nero(rest, hyper)
+    return torch.tensor(skipped + sum(int((~finite).sum()) for finite in masks))
+
+
+@fused_step_.register_fake
+def _(*args: object) -> Tensor:
+    return torch.empty((), dtype=torch.int64)
