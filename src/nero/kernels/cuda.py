@@ -34,7 +34,8 @@ from nero.kernels.cuda_plan import Geometry
 from nero.kernels.single import Hyper, TensorStep, constraints
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-WARPS = 8
+# Two programs of 256 threads then share a multiprocessor, and next to nothing is spilled.
+LAUNCH = {"num_warps": 8, "maxnreg": 128}
 
 
 class Tables(NamedTuple):
@@ -112,7 +113,7 @@ def _launch(steps: list[TensorStep], hyper: Hyper) -> Tensor:
             finite,
             hyper.lr if lr_tensor else addresses,
             **kernel_options(w.dtype, steps[0].g.dtype, hyper, lr_tensor, tables.kinds),
-            num_warps=WARPS,
+            **LAUNCH,
         )
     for step in steps:  # autograd has to know that what it saved for a backward pass is gone
         torch.autograd.graph.increment_version(step.w)
@@ -144,7 +145,8 @@ def _addresses(
     """The table that is new at each step: numbers, and for each tensor where its things are."""
     numbers = {
         "lr": 0.0 if lr_tensor else float(hyper.lr),
-        "beta": hyper.beta,
+        "root_beta": hyper.beta**0.5,
+        "root_rest": (1 - hyper.beta) ** 0.5,
         "log_beta": _log(hyper.beta),
         "momentum": hyper.momentum,
         "log_momentum": _log(hyper.momentum),

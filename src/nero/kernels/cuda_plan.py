@@ -21,7 +21,7 @@ TILE = 2048
 ONE_PASS = 8192
 # What the two-pass path holds of a row at a time, and how many neurons a program takes where
 # neighbours in memory are neurons, so that a warp still reads whole cache lines.
-CHUNK = 2048
+CHUNK = 1024
 NEIGHBOURS = 32
 
 # Kinds of tile. From the first to the last `ROW` the kind is the base-2 logarithm of the columns.
@@ -40,7 +40,10 @@ GEOMETRY = (
 )
 ADDRESSES = ("w", "g", "m", "rms", "radius", "scale", "step", "t")
 # Float64 numbers in front of the addresses.
-NUMBERS = ("lr", "beta", "log_beta", "momentum", "log_momentum", "sign", "radius")
+NUMBERS = (
+    *("lr", "sign", "radius", "root_beta", "root_rest", "log_beta"),
+    *("momentum", "log_momentum"),
+)
 
 
 @dataclass(frozen=True, eq=False)

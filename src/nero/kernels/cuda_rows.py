@@ -13,13 +13,14 @@ Numbers of which there is one per neuron are float64 throughout: they cost nothi
 """
 # Triton reads these functions as source, in a language of its own: a type checker makes little of
 # it, and they run on a GPU, or in Triton's interpreter inside a process that coverage cannot see.
+# ruff: noqa: SIM102 - what is decided when compiling, and what is decided when running
 # pyright: basic, reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
 
 import triton
 import triton.language as tl
 
+import nero.kernels.cuda_plan as plan
 from nero.geometry import NOISE_ULPS
-from nero.kernels import cuda_plan as plan
 
 _KIND = tl.constexpr(plan.GEOMETRY.index("kind"))
 _FIRST_PROGRAM = tl.constexpr(plan.GEOMETRY.index("first_program"))
@@ -43,7 +44,8 @@ _T = tl.constexpr(plan.ADDRESSES.index("t"))
 _ADDRESSES = tl.constexpr(len(plan.ADDRESSES))
 
 _LR = tl.constexpr(plan.NUMBERS.index("lr"))
-_BETA = tl.constexpr(plan.NUMBERS.index("beta"))
+_ROOT_BETA = tl.constexpr(plan.NUMBERS.index("root_beta"))
+_ROOT_REST = tl.constexpr(plan.NUMBERS.index("root_rest"))
 _LOG_BETA = tl.constexpr(plan.NUMBERS.index("log_beta"))
 _MOMENTUM = tl.constexpr(plan.NUMBERS.index("momentum"))
 _LOG_MOMENTUM = tl.constexpr(plan.NUMBERS.index("log_momentum"))
@@ -318,18 +320,18 @@ def _turn(
         t = tl.load(address.to(tl.pointer_type(tl.float32))).to(tl.float64)
     debias = 1 - tl.exp(t * _number(table + _LOG_BETA))
     debias_m = 1 - tl.exp(t * _number(table + _LOG_MOMENTUM)) if MOMENTUM else debias * 0 + 1
-    g_norm = (g_norm / debias_m.to(tl.float32)).to(tl.float64)
-    if PROPAGATE:  # an infinite gradient has a norm of NaN in the rule too
-        g_norm = tl.where(tl.abs(g_norm) < float("inf"), g_norm, float("nan"))
-    beta = _number(table + _BETA)
+    g_norm = g_norm / debias_m.to(tl.float32)
     rms_at = tl.load(entry + _RMS).to(tl.pointer_type(tl.float32)) + rows
-    rms = tl.load(rms_at, mask=here, other=0.0).to(tl.float64)
-    rms = tl.where(seen | PROPAGATE, tl.sqrt(beta * rms * rms + (1 - beta) * g_norm * g_norm), rms)
-    tl.store(rms_at, rms.to(tl.float32), mask=here & (seen | PROPAGATE))
+    rms = tl.load(rms_at, mask=here, other=0.0)
+    # Rounded where the rule rounds: the error of sqrt(beta) in float32 repeats at every step.
+    old = (rms * _number(table + _ROOT_BETA).to(tl.float32)).to(tl.float64)
+    new = (g_norm * _number(table + _ROOT_REST).to(tl.float32)).to(tl.float64)
+    rms = tl.where(seen | PROPAGATE, tl.sqrt(old * old + new * new).to(tl.float32), rms)
+    tl.store(rms_at, rms, mask=here & (seen | PROPAGATE))
 
     scale = tl.load(tl.load(entry + _SCALE).to(tl.pointer_type(tl.float32))).to(tl.float64)
     constrained = tl.load(shape + _CONSTRAINED) != 0
-    radius = tl.zeros_like(rms)
+    radius = tl.zeros_like(old)
     projected = here & constrained
     if RADIUS == "number":
         radius += _number(table + _RADIUS)
@@ -341,7 +343,7 @@ def _turn(
 
     step *= r
     turns = here & (seen | PROPAGATE) & (g_norm != 0) & (rms != 0) & (step != 0)
-    rms_hat = rms / tl.sqrt(debias)
+    rms_hat = rms.to(tl.float64) / tl.sqrt(debias)
     per_g = tl.where(turns, step / tl.where(turns, rms_hat * debias_m, 1.0), 0.0)
     return turns, per_g, radius, projected
 
@@ -389,8 +391,8 @@ def _nonzero(x):
 
 @triton.jit  # pragma: no cover
 def _norm(square):
-    """The root, rounded to float32, in whose range a norm has to be."""
-    return tl.sqrt(square).to(tl.float32)
+    """The root in float32, which may overflow; where an entry was infinite NaN, as in the rule."""
+    return tl.where(square < float("inf"), tl.sqrt(square), float("nan")).to(tl.float32)
 
 
 @triton.jit  # pragma: no cover
