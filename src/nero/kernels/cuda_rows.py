@@ -164,9 +164,7 @@ def _one_pass(
     g_at = _places(shape, entry, rows, cols, G, _G, 1, FAN, FLAT)
     w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
     g = tl.load(g_at, mask=mask, other=0.0).to(tl.float32)
-    peak = _peak(g, FAN)
-    unit = g / tl.expand_dims(_nonzero(peak), FAN)
-    g_norm = peak * tl.sqrt(tl.sum(unit * unit, FAN))
+    unit, peak, g_norm = _unit_and_norm(g, FAN)
     seen = tl.abs(g_norm) < float("inf")
     tl.store(finite + rows, seen, mask=here)
     if MOMENTUM:
@@ -174,9 +172,7 @@ def _one_pass(
         m = tl.load(m_at, mask=mask, other=0.0)
         m = _average(table, m, g)
         tl.store(m_at, m, mask=mask & tl.expand_dims(seen | PROPAGATE, FAN))
-        peak = _peak(m, FAN)
-        unit = m / tl.expand_dims(_nonzero(peak), FAN)
-        g_norm = peak * tl.sqrt(tl.sum(unit * unit, FAN))
+        unit, peak, g_norm = _unit_and_norm(m, FAN)
     turns, per_g, radius, projected = _turn(
         table, shape, entry, rows, here, seen, g_norm, step, RADIUS, MOMENTUM, PROPAGATE
     )
@@ -199,9 +195,7 @@ def _project(
         where = where & (tl.abs(mean) < float("inf"))
         mean = tl.where(where & (mean != 0), mean, 0.0)
         x = tl.where(mask, x - tl.expand_dims(mean, FAN), 0.0)
-    peak = _peak(x, FAN)
-    unit = x / tl.expand_dims(_nonzero(peak), FAN)
-    norm = peak * tl.sqrt(tl.sum(unit * unit, FAN))
+    _, _, norm = _unit_and_norm(x, FAN)
     noise = tl.sqrt(count) * tl.abs(mean) * _NOISE
     done = where & (norm < float("inf")) & (norm > noise)
     if RADIUS is not None:
@@ -380,8 +374,16 @@ def _average(table, m, g):
 
 
 @triton.jit  # pragma: no cover
-def _peak(x, FAN: tl.constexpr):
-    return tl.max(tl.abs(x), FAN)
+def _unit_and_norm(x, FAN: tl.constexpr):
+    """`x` over its neurons' peaks, the peaks, and the norms, over the whole range of float32.
+
+    The peak is brought near 1 by a power of 2 first, for its inverse neither to overflow nor to be
+    subnormal; a division for each entry would cost several times as many instructions.
+    """
+    peak = tl.max(tl.abs(x), FAN)
+    near = tl.where(peak < 2.0**-64, 2.0**96, tl.where(peak > 2.0**64, 2.0**-96, 1.0))
+    unit = x * tl.expand_dims(near, FAN) * tl.expand_dims(1 / _nonzero(peak * near), FAN)
+    return unit, peak, peak * tl.sqrt(tl.sum(unit * unit, FAN))
 
 
 @triton.jit  # pragma: no cover
