@@ -68,12 +68,13 @@ def test_the_kernel_computes_what_the_rule_computes(tmp_path: Path, group: str) 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_the_kernel_compiles_without_a_gpu(tmp_path: Path, capability: int) -> None:
     cases = run(tmp_path, "cuda_compile.py", str(capability))
-    assert len(cases) > cuda_plan.LONG_STRIDED - cuda_plan.FIRST_ROW  # every kind of tile at least
+    assert len(cases) > cuda_plan.LONG_STRIDED - cuda_plan.FIRST_ROW  # each kind of tile
     for name, seen in cases.items():
         assert seen["target"] == f".target sm_{capability}" + "a" * (capability == 90), (name, seen)
         assert seen["cubin"] > 1000, (name, seen)
         assert seen["registers"] <= cuda.LAUNCH["maxnreg"], (name, seen)
-        assert seen["spilled bytes"] <= 64, (name, seen)
+        # In the longest rows a thread holds 128 bytes of each of w, g and m.
+        assert seen["spilled bytes"] <= (160 if f"kind {cuda_plan.LAST_ROW}" in name else 0), name
         assert seen["shared bytes"] <= 48 * 1024, (name, seen)
 
 

@@ -94,8 +94,9 @@ def _fused_cuda_nero(steps: list[TensorStep], hyper: Hyper) -> list[Tensor]:
 
 
 def _launch(steps: list[TensorStep], hyper: Hyper) -> Tensor:
-    from nero.kernels.cuda_rows import nero_kernel
+    from nero.kernels import cuda_rows
 
+    kernel: Any = cuda_rows.nero_kernel
     w, device = steps[0].w, steps[0].w.device
     geometries = [_geometry(step, hyper) for step in steps]
     placed = tuple(shape for shape in geometries if shape is not None)
@@ -106,7 +107,7 @@ def _launch(steps: list[TensorStep], hyper: Hyper) -> Tensor:
     lr_tensor = isinstance(hyper.lr, Tensor) and hyper.lr.device == device
     addresses = _addresses(steps, placed, hyper, lr_tensor)
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        nero_kernel[(len(tables.owner),)](
+        kernel[(len(tables.owner),)](
             addresses,
             tables.geometry,
             tables.owner,

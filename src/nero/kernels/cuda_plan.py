@@ -12,6 +12,7 @@ import functools
 import math
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 Strides = tuple[int, ...]
 
@@ -100,12 +101,12 @@ def geometry(
     neurons, fan_in = (_merge(shape, axes, strides) for axes in (counting, inside))
     if neurons is None or fan_in is None:
         return None
-    sizes, steps = zip(neurons, fan_in, strict=True)
-    four = tuple((*a, *b) for a, b in zip(*steps, strict=True))
-    count, length = (math.prod(size) for size in sizes)
-    in_rows = sizes[0][0] == sizes[1][0] == 1 and (length == 1 or all(x[3] == 1 for x in four))
+    count, length = math.prod(neurons.sizes), math.prod(fan_in.sizes)
+    adjacent = length == 1 or all(inner == 1 for _, inner in fan_in.strides)
+    in_rows = neurons.sizes[0] == fan_in.sizes[0] == 1 and adjacent
     kind, tile = _tile(length, in_rows, one_pass)
-    inner = (sizes[0][1], sizes[1][1])
+    inner = (neurons.sizes[1], fan_in.sizes[1])
+    four = tuple((*a, *b) for a, b in zip(neurons.strides, fan_in.strides, strict=True))
     return Geometry(kind, tile, count, length, constrained, inner, four)
 
 
@@ -125,10 +126,15 @@ def table(geometries: tuple[Geometry, ...]) -> tuple[list[list[int]], list[int]]
     return rows, programs
 
 
+class _TwoAxes(NamedTuple):
+    sizes: tuple[int, int]
+    strides: list[tuple[int, int]]  # of each tensor
+
+
 def _merge(
     shape: tuple[int, ...], axes: list[int], strides: tuple[Strides, ...]
-) -> tuple[tuple[int, int], list[tuple[int, int]]] | None:
-    """Two sizes, outer and inner, and the two strides of each tensor; None if it takes more."""
+) -> _TwoAxes | None:
+    """The axes as two, outer and inner; None if it takes more."""
     merged: list[tuple[int, list[int]]] = []
     for axis in axes:
         size, here = shape[axis], [x[axis] for x in strides]
@@ -139,7 +145,7 @@ def _merge(
     if len(merged) > 2:
         return None
     (outer, far), (inner, near) = [(1, [0] * len(strides))] * (2 - len(merged)) + merged
-    return (outer, inner), list(zip(far, near, strict=True))
+    return _TwoAxes((outer, inner), list(zip(far, near, strict=True)))
 
 
 def _tile(fan_in: int, in_rows: bool, one_pass: int) -> tuple[int, int]:

@@ -15,42 +15,29 @@ Numbers of which there is one per neuron are float64 throughout: they cost nothi
 # it, and they run on a GPU, or in Triton's interpreter inside a process that coverage cannot see.
 # ruff: noqa: SIM102 - what is decided when compiling, and what is decided when running
 # pyright: basic, reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
 
 import triton
 import triton.language as tl
 
 import nero.kernels.cuda_plan as plan
 from nero.geometry import NOISE_ULPS
+from nero.kernels.cuda_tiles import average, nonzero, number, places, root, turn, unit_and_norm
 
 _KIND = tl.constexpr(plan.GEOMETRY.index("kind"))
 _FIRST_PROGRAM = tl.constexpr(plan.GEOMETRY.index("first_program"))
 _FIRST_NEURON = tl.constexpr(plan.GEOMETRY.index("first_neuron"))
 _NEURONS = tl.constexpr(plan.GEOMETRY.index("neurons"))
 _FAN_IN = tl.constexpr(plan.GEOMETRY.index("fan_in"))
-_CONSTRAINED = tl.constexpr(plan.GEOMETRY.index("constrained"))
-_NEURONS_INNER = tl.constexpr(plan.GEOMETRY.index("neurons_inner"))
-_FAN_IN_INNER = tl.constexpr(plan.GEOMETRY.index("fan_in_inner"))
-_STRIDES = tl.constexpr(plan.GEOMETRY.index("w_outer"))
 _GEOMETRY = tl.constexpr(len(plan.GEOMETRY))
 
 _W = tl.constexpr(plan.ADDRESSES.index("w"))
 _G = tl.constexpr(plan.ADDRESSES.index("g"))
 _M = tl.constexpr(plan.ADDRESSES.index("m"))
-_RMS = tl.constexpr(plan.ADDRESSES.index("rms"))
-_RADII = tl.constexpr(plan.ADDRESSES.index("radius"))
-_SCALE = tl.constexpr(plan.ADDRESSES.index("scale"))
-_STEP = tl.constexpr(plan.ADDRESSES.index("step"))
-_T = tl.constexpr(plan.ADDRESSES.index("t"))
 _ADDRESSES = tl.constexpr(len(plan.ADDRESSES))
 
 _LR = tl.constexpr(plan.NUMBERS.index("lr"))
-_ROOT_BETA = tl.constexpr(plan.NUMBERS.index("root_beta"))
-_ROOT_REST = tl.constexpr(plan.NUMBERS.index("root_rest"))
-_LOG_BETA = tl.constexpr(plan.NUMBERS.index("log_beta"))
-_MOMENTUM = tl.constexpr(plan.NUMBERS.index("momentum"))
-_LOG_MOMENTUM = tl.constexpr(plan.NUMBERS.index("log_momentum"))
 _SIGN = tl.constexpr(plan.NUMBERS.index("sign"))
-_RADIUS = tl.constexpr(plan.NUMBERS.index("radius"))
 _NUMBERS = tl.constexpr(len(plan.NUMBERS))
 
 _ONE = tl.constexpr(1)
@@ -91,8 +78,8 @@ def nero_kernel(
     tile = program - tl.load(shape + _FIRST_PROGRAM)
     kind = tl.load(shape + _KIND)
     finite += tl.load(shape + _FIRST_NEURON)
-    step = _number(table + _LR) if not LR_TENSOR else tl.load(lr).to(tl.float64)
-    step *= _number(table + _SIGN)
+    step = number(table + _LR) if not LR_TENSOR else tl.load(lr).to(tl.float64)
+    step *= number(table + _SIGN)
     PROJECT: tl.constexpr = CENTER or RADIUS is not None
     # fmt: off
     if (_ONE << _ENTRIES) & KINDS:
@@ -160,22 +147,26 @@ def _one_pass(
     here = rows < tl.load(shape + _NEURONS)
     cols = tl.arange(0, COLS)
     mask = tl.expand_dims(here, FAN) & tl.expand_dims(cols < fan_in, 1 - FAN)
-    w_at = _places(shape, entry, rows, cols, W, _W, 0, FAN, FLAT)
-    g_at = _places(shape, entry, rows, cols, G, _G, 1, FAN, FLAT)
-    w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
+    w_at = places(shape, entry, rows, cols, W, _W, 0, FAN, FLAT)
+    g_at = places(shape, entry, rows, cols, G, _G, 1, FAN, FLAT)
+    LATE: tl.constexpr = COLS > 2 * _TILE  # w and g together leave too few registers to work in
+    if not LATE:
+        w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
     g = tl.load(g_at, mask=mask, other=0.0).to(tl.float32)
-    unit, peak, g_norm = _unit_and_norm(g, FAN)
+    unit, peak, g_norm = unit_and_norm(g, FAN)
     seen = tl.abs(g_norm) < float("inf")
     tl.store(finite + rows, seen, mask=here)
     if MOMENTUM:
-        m_at = _places(shape, entry, rows, cols, tl.float32, _M, 2, FAN, FLAT)
+        m_at = places(shape, entry, rows, cols, tl.float32, _M, 2, FAN, FLAT)
         m = tl.load(m_at, mask=mask, other=0.0)
-        m = _average(table, m, g)
+        m = average(table, m, g)
         tl.store(m_at, m, mask=mask & tl.expand_dims(seen | PROPAGATE, FAN))
-        unit, peak, g_norm = _unit_and_norm(m, FAN)
-    turns, per_g, radius, projected = _turn(
+        unit, peak, g_norm = unit_and_norm(m, FAN)
+    turns, per_g, radius, projected = turn(
         table, shape, entry, rows, here, seen, g_norm, step, RADIUS, MOMENTUM, PROPAGATE
     )
+    if LATE:
+        w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
     w -= unit * tl.expand_dims((per_g * peak).to(tl.float32), FAN)
     if PROJECT:
         w = _project(w, mask, fan_in, turns & projected, radius, CENTER, RADIUS, FAN)
@@ -195,11 +186,11 @@ def _project(
         where = where & (tl.abs(mean) < float("inf"))
         mean = tl.where(where & (mean != 0), mean, 0.0)
         x = tl.where(mask, x - tl.expand_dims(mean, FAN), 0.0)
-    _, _, norm = _unit_and_norm(x, FAN)
+    _, _, norm = unit_and_norm(x, FAN)
     noise = tl.sqrt(count) * tl.abs(mean) * _NOISE
     done = where & (norm < float("inf")) & (norm > noise)
     if RADIUS is not None:
-        x *= tl.expand_dims(tl.where(done, radius.to(tl.float32) / _nonzero(norm), 1.0), FAN)
+        x *= tl.expand_dims(tl.where(done, radius.to(tl.float32) / nonzero(norm), 1.0), FAN)
     if CENTER:
         x -= tl.expand_dims(tl.where(done, tl.sum(x, FAN) / count, 0 - mean), FAN)
     return x
@@ -239,25 +230,25 @@ def _two_pass(
     for start in range(0, fan_in, COLS):
         cols = start + tl.arange(0, COLS)
         mask = tl.expand_dims(here, FAN) & tl.expand_dims(cols < fan_in, 1 - FAN)
-        g_at = _places(shape, entry, rows, cols, G, _G, 1, FAN, FLAT)
+        g_at = places(shape, entry, rows, cols, G, _G, 1, FAN, FLAT)
         g = tl.load(g_at, mask=mask, other=0.0).to(tl.float32)
         a = g.to(tl.float64)
         if MOMENTUM:
             gg += a * a
-            m_at = _places(shape, entry, rows, cols, tl.float32, _M, 2, FAN, FLAT)
-            a = _average(table, tl.load(m_at, mask=mask, other=0.0), g).to(tl.float64)
+            m_at = places(shape, entry, rows, cols, tl.float32, _M, 2, FAN, FLAT)
+            a = average(table, tl.load(m_at, mask=mask, other=0.0), g).to(tl.float64)
         aa += a * a
         if PROJECT:
-            w_at = _places(shape, entry, rows, cols, W, _W, 0, FAN, FLAT)
+            w_at = places(shape, entry, rows, cols, W, _W, 0, FAN, FLAT)
             w = tl.load(w_at, mask=mask, other=0.0).to(tl.float64)
             a1 += a
             w1 += w
             ww += w * w
             wa += w * a
-    norm = _norm(tl.sum(aa, FAN))
-    seen = tl.abs(_norm(tl.sum(gg, FAN)) if MOMENTUM else norm) < float("inf")
+    norm = root(tl.sum(aa, FAN))
+    seen = tl.abs(root(tl.sum(gg, FAN)) if MOMENTUM else norm) < float("inf")
     tl.store(finite + rows, seen, mask=here)
-    turns, per_g, radius, projected = _turn(
+    turns, per_g, radius, projected = turn(
         table, shape, entry, rows, here, seen, norm, step, RADIUS, MOMENTUM, PROPAGATE
     )
     mean = tl.zeros_like(per_g)
@@ -269,134 +260,22 @@ def _two_pass(
         if CENTER:
             mean = (tl.sum(w1, FAN) - per_g * tl.sum(a1, FAN)) / count
             square -= count * mean * mean
-        norm = _norm(tl.maximum(square, 0.0)).to(tl.float64)
+        norm = root(tl.maximum(square, 0.0)).to(tl.float64)
         done = done & (norm < float("inf")) & (norm > tl.sqrt(count) * tl.abs(mean) * _NOISE)
         mean = tl.where(done, mean, 0.0)
         if RADIUS is not None:
-            scale = tl.where(done, radius / _nonzero(norm), 1.0)
+            scale = tl.where(done, radius / nonzero(norm), 1.0)
     for start in range(0, fan_in, COLS):
         cols = start + tl.arange(0, COLS)
         mask = tl.expand_dims(here, FAN) & tl.expand_dims(cols < fan_in, 1 - FAN)
-        w_at = _places(shape, entry, rows, cols, W, _W, 0, FAN, FLAT)
-        g_at = _places(shape, entry, rows, cols, G, _G, 1, FAN, FLAT)
+        w_at = places(shape, entry, rows, cols, W, _W, 0, FAN, FLAT)
+        g_at = places(shape, entry, rows, cols, G, _G, 1, FAN, FLAT)
         w = tl.load(w_at, mask=mask, other=0.0).to(tl.float64)
         a = tl.load(g_at, mask=mask, other=0.0).to(tl.float32)
         if MOMENTUM:
-            m_at = _places(shape, entry, rows, cols, tl.float32, _M, 2, FAN, FLAT)
-            a = _average(table, tl.load(m_at, mask=mask, other=0.0), a)
+            m_at = places(shape, entry, rows, cols, tl.float32, _M, 2, FAN, FLAT)
+            a = average(table, tl.load(m_at, mask=mask, other=0.0), a)
             tl.store(m_at, a, mask=mask & tl.expand_dims(seen | PROPAGATE, FAN))
         w = w - a.to(tl.float64) * tl.expand_dims(per_g, FAN) - tl.expand_dims(mean, FAN)
         w *= tl.expand_dims(scale, FAN)
         tl.store(w_at, w.to(tl.float32).to(W), mask=mask & tl.expand_dims(turns, FAN))
-
-
-@triton.jit  # pragma: no cover
-def _turn(
-    table,
-    shape,
-    entry,
-    rows,
-    here,
-    seen,
-    g_norm,  # of g, or with momentum of m
-    step,  # the learning rate with its sign, float64
-    RADIUS: tl.constexpr,
-    MOMENTUM: tl.constexpr,
-    PROPAGATE: tl.constexpr,
-):
-    """Update `rms`; return which neurons turn, by how much for each unit of g, and their radius.
-
-    The last of the four is which neurons have a radius to be projected to (or are centred alone).
-    """
-    t = _number(entry + _T)
-    address = tl.load(entry + _STEP)
-    if address != 0:
-        t = tl.load(address.to(tl.pointer_type(tl.float32))).to(tl.float64)
-    debias = 1 - tl.exp(t * _number(table + _LOG_BETA))
-    debias_m = 1 - tl.exp(t * _number(table + _LOG_MOMENTUM)) if MOMENTUM else debias * 0 + 1
-    g_norm = g_norm / debias_m.to(tl.float32)
-    rms_at = tl.load(entry + _RMS).to(tl.pointer_type(tl.float32)) + rows
-    rms = tl.load(rms_at, mask=here, other=0.0)
-    # Rounded where the rule rounds: the error of sqrt(beta) in float32 repeats at every step.
-    old = (rms * _number(table + _ROOT_BETA).to(tl.float32)).to(tl.float64)
-    new = (g_norm * _number(table + _ROOT_REST).to(tl.float32)).to(tl.float64)
-    rms = tl.where(seen | PROPAGATE, tl.sqrt(old * old + new * new).to(tl.float32), rms)
-    tl.store(rms_at, rms, mask=here & (seen | PROPAGATE))
-
-    scale = tl.load(tl.load(entry + _SCALE).to(tl.pointer_type(tl.float32))).to(tl.float64)
-    constrained = tl.load(shape + _CONSTRAINED) != 0
-    radius = tl.zeros_like(old)
-    projected = here & constrained
-    if RADIUS == "number":
-        radius += _number(table + _RADIUS)
-    if RADIUS == "initial":
-        radii = tl.load(entry + _RADII).to(tl.pointer_type(tl.float32)) + rows
-        radius = tl.load(radii, mask=projected, other=0.0).to(tl.float64)
-        projected = projected & (radius > 0)
-    r = tl.where(projected, radius, scale) if RADIUS is not None else radius + scale
-
-    step *= r
-    turns = here & (seen | PROPAGATE) & (g_norm != 0) & (rms != 0) & (step != 0)
-    rms_hat = rms.to(tl.float64) / tl.sqrt(debias)
-    per_g = tl.where(turns, step / tl.where(turns, rms_hat * debias_m, 1.0), 0.0)
-    return turns, per_g, radius, projected
-
-
-@triton.jit  # pragma: no cover
-def _places(
-    shape,
-    entry,
-    rows,
-    cols,
-    DTYPE: tl.constexpr,
-    NAME: tl.constexpr,  # the tensor's column among the addresses
-    WHICH: tl.constexpr,  # its place among the strides
-    FAN: tl.constexpr,
-    FLAT: tl.constexpr,
-):
-    """Pointers to the entries of a tile."""
-    strides = shape + _STRIDES + 4 * WHICH
-    if FLAT:
-        neuron = rows * tl.load(strides + 1)
-    else:
-        inner, length = tl.load(shape + _NEURONS_INNER), tl.load(shape + _FAN_IN_INNER)
-        neuron = (rows // inner) * tl.load(strides) + (rows % inner) * tl.load(strides + 1)
-        cols = (cols // length) * tl.load(strides + 2) + (cols % length) * tl.load(strides + 3)
-    base = tl.load(entry + NAME).to(tl.pointer_type(DTYPE))
-    return base + tl.expand_dims(neuron, FAN) + tl.expand_dims(cols, 1 - FAN)
-
-
-@triton.jit  # pragma: no cover
-def _average(table, m, g):
-    """The running average of the gradient, one step on."""
-    momentum = _number(table + _MOMENTUM)
-    return m * momentum.to(tl.float32) + g * (1 - momentum).to(tl.float32)
-
-
-@triton.jit  # pragma: no cover
-def _unit_and_norm(x, FAN: tl.constexpr):
-    """`x` over its neurons' peaks, the peaks, and the norms, over the whole range of float32.
-
-    The peak is brought near 1 by a power of 2 first, for its inverse neither to overflow nor to be
-    subnormal; a division for each entry would cost several times as many instructions.
-    """
-    peak = tl.max(tl.abs(x), FAN)
-    near = tl.where(peak < 2.0**-64, 2.0**96, tl.where(peak > 2.0**64, 2.0**-96, 1.0))
-    unit = x * tl.expand_dims(near, FAN) * tl.expand_dims(1 / _nonzero(peak * near), FAN)
-    return unit, peak, peak * tl.sqrt(tl.sum(unit * unit, FAN))
-
-
-@triton.jit  # pragma: no cover
-def _nonzero(x):
-    return tl.where(x == 0, 1.0, x)
-
-
-@triton.jit  # pragma: no cover
-def _norm(square):
-    """The root in float32, which may overflow; where an entry was infinite NaN, as in the rule."""
-    return tl.where(square < float("inf"), tl.sqrt(square), float("nan")).to(tl.float32)
-
-
-@triton.jit  # pragma: no cover
-def _number(at):
-    return tl.load(at).to(tl.float64, bitcast=True)
