@@ -128,7 +128,7 @@ def constraints() -> Iterator[tuple[str, Figures]]:
     for path, limit in BOTH_PATHS.items():
         cuda_plan.ONE_PASS = limit
         for name, options in CONSTRAINTS.items():
-            steps = 100 if (name, path) == ("both", "one pass") else 4
+            steps = 100 if (name, path) == ("both", "one pass") else 2
             yield f"{name}, {path}", train(normal((5, 7), (6,)), steps, noise, lr=0.03, **options)
 
 
