@@ -256,6 +256,9 @@ def still() -> Iterator[tuple[str, Figures]]:
         )
         tilted = [1e4 + normal((4, 7))[0]]  # a mean far above the spread around it
         yield f"far mean, {path}", train(tilted, 3, noise, lr=1e-6, radius=None)
+        tiny = train(normal((4, 7)), 2, lambda w, t: 1e-41 * noise(w, t), lr=1e-3)
+        # The running average of a subnormal gradient has three digits, whoever rounds it.
+        yield f"subnormal gradient, {path}", {**tiny, "rms": 0.0}
 
 
 def launches() -> Iterator[tuple[str, Figures]]:
