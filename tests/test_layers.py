@@ -43,7 +43,12 @@ LAYERS: Mapping[str, Layer] = {
     "nero.geometry": layer("nero.neurons"),
     "nero.rule": layer("nero.neurons nero.geometry"),
     "nero.kernels": layer(f"{RULE_AND_BELOW} nero.kernels"),
-    "nero.kernels.cuda": layer(RULE_AND_BELOW, theirs="torch triton"),
+    "nero.kernels.cuda": layer(f"{RULE_AND_BELOW} nero.kernels", theirs="torch triton"),
+    "nero.kernels.cuda_plan": layer(theirs=""),
+    "nero.kernels.cuda_rows": layer(
+        "nero.geometry nero.kernels.cuda_plan nero.kernels.cuda_tiles", theirs="triton"
+    ),
+    "nero.kernels.cuda_tiles": layer("nero.kernels.cuda_plan", theirs="triton"),
     "nero.registry_rows": layer("nero.neurons"),
     "nero.registry_torch": layer("nero.registry_rows"),
     "nero.registry_lazy": layer("nero.registry_rows"),

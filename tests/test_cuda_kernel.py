@@ -1,0 +1,181 @@
+"""The CUDA kernel without a GPU: interpreted by Triton and held to rule.py, and compiled."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import nero
+from nero.groups import hyper_of
+from nero.kernels import cuda, cuda_plan
+from nero.kernels.single import Hyper, TensorStep
+from optimizer_table import FLOAT32_TOLERANCE
+
+TESTS = Path(__file__).parent
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None,
+    reason="Triton is not installed (torch brings it along on Linux only)",
+)
+
+# Weights in low precision may round to the other neighbour where float32 differs in its last bit.
+TOLERANCES = {"torch.bfloat16": 2**-8, "torch.float16": 2**-11}
+CAPABILITIES = (80, 90)
+
+
+def run(tmp_path: Path, script: str, *arguments: str, **environment: str) -> dict[str, Any]:
+    """The JSON that a script beside this file prints; Triton keeps nothing from run to run."""
+    paths = [str(TESTS), str(Path(nero.__file__).parents[1])]
+    environment = {
+        **{name: x for name, x in os.environ.items() if not name.startswith("TRITON_")},
+        **{"PYTHONPATH": os.pathsep.join(paths), "TRITON_CACHE_DIR": str(tmp_path)},
+        **environment,
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(TESTS / script), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    "group", ["constraints", "options", "dtypes", "layouts", "edges", "still", "launches"]
+)
+def test_the_kernel_computes_what_the_rule_computes(tmp_path: Path, group: str) -> None:
+    cases = run(tmp_path, "cuda_cases.py", group, TRITON_INTERPRET="1")
+    assert cases
+    for name, figures in cases.items():
+        tolerance = TOLERANCES.get(name.split(",")[0], FLOAT32_TOLERANCE)
+        assert figures["w"] <= tolerance, (name, figures)
+        assert figures["rms"] <= FLOAT32_TOLERANCE, (name, figures)
+        assert figures["m"] <= FLOAT32_TOLERANCE, (name, figures)
+        assert figures["same masks"], (name, figures)
+        assert figures.get("kept", True), (name, figures)
+        assert figures.get("launches", 1) == 1, (name, figures)
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_the_kernel_compiles_without_a_gpu(tmp_path: Path, capability: int) -> None:
+    cases = run(tmp_path, "cuda_compile.py", str(capability))
+    assert len(cases) > cuda_plan.LONG_STRIDED - cuda_plan.FIRST_ROW  # each kind of tile
+    for name, seen in cases.items():
+        assert seen["target"] == f".target sm_{capability}" + "a" * (capability == 90), (name, seen)
+        assert seen["cubin"] > 1000, (name, seen)
+        assert seen["registers"] <= cuda.LAUNCH["maxnreg"], (name, seen)
+        # In the longest rows a thread holds 128 bytes of each of w, g and m.
+        assert seen["spilled bytes"] <= (160 if f"kind {cuda_plan.LAST_ROW}" in name else 0), name
+        assert seen["shared bytes"] <= 48 * 1024, (name, seen)
+
+
+def steps_of(
+    *weights: torch.Tensor, gradients: list[torch.Tensor] | None = None, **options: Any
+) -> tuple[list[TensorStep], Hyper]:
+    optimizer = nero.Nero([torch.nn.Parameter(w) for w in weights], **options)
+    group = optimizer.param_groups[0]
+    for i, p in enumerate(group["params"]):
+        p.grad = torch.ones_like(p) if gradients is None else gradients[i]
+    return optimizer._tensor_steps(group), hyper_of(group)
+
+
+def reason(*weights: torch.Tensor, **options: Any) -> str | None:
+    steps, hyper = steps_of(*weights, **options)
+    return cuda.fits(steps[0], hyper)
+
+
+@needs_triton
+def test_what_does_not_fit_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reason(torch.randn(3, 4)) == "it is on cpu, not on a CUDA device"
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert reason(torch.randn(3, 4)) is None
+    assert reason(torch.randn(3, 4), radius="initial", momentum=0.9, center=False) is None
+    assert reason(torch.randn(3, 4, dtype=torch.float64)) == "it is torch.float64"
+    tangled = torch.randn(2, 3, 4, 5).permute(0, 2, 1, 3)
+    assert "more than two strides" in str(
+        reason(torch.randn(2, 4, 3, 5), gradients=[tangled], neuron_axes=(1,))
+    )
+    assert reason(torch.randn(2, 4, 3, 5), neuron_axes=(1,)) is None
+
+    (step,), hyper = steps_of(torch.randn(3, 4))
+    away = hyper._replace(lr=torch.tensor(0.1, device="meta"))
+    assert cuda.fits(step, away) == "the learning rate is on meta, not on cpu"
+    double = step._replace(state={**step.state, "rms": step.state["rms"].double()})
+    assert cuda.fits(double, hyper) == "its state 'rms' is torch.float64"
+    other = step._replace(state={**step.state, "scale": torch.ones((), device="meta")})
+    assert cuda.fits(other, hyper) == "its state 'scale' is on meta, not on cpu"
+    wide = step._replace(state={**step.state, "rms": torch.ones(3, 2)[:, :1]})
+    assert cuda.fits(wide, hyper) == "its state is not contiguous"
+    subclass = step._replace(g=torch.nn.Buffer(step.g).as_subclass(Subclass))
+    assert cuda.fits(subclass, hyper) == "its gradient is a Subclass, not a plain tensor"
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert cuda.fits(step, hyper) == "the step is being compiled"
+    monkeypatch.setattr(cuda, "_has_triton", lambda: False)
+    assert cuda.fits(step, hyper) == "Triton is not installed"
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+def kind(shape: tuple[int, ...], **options: Any) -> int:
+    steps, hyper = steps_of(torch.randn(shape), **options)
+    placed = cuda._geometry(steps[0], hyper)
+    assert placed is not None
+    return placed.kind
+
+
+def test_each_length_of_row_has_its_kind_of_tile() -> None:
+    rows = {2: 4, 16: 4, 17: 5, 64: 6, 65: 7, 768: 10, 4608: 13, 8192: 13, 8193: 14}
+    assert {n: kind((2, n)) for n in rows} == rows
+    assert kind((9,)) == kind((9, 1)) == cuda_plan.ENTRIES
+    assert kind((9, 70), neuron_axes=(1,)) == cuda_plan.SHORT_STRIDED
+    assert kind((65, 9), neuron_axes=(1,)) == cuda_plan.LONG_STRIDED
+    assert kind((4, 3, 5), neuron_axes=(0, 1)) == cuda_plan.FIRST_ROW
+
+
+@needs_triton
+def test_tables_are_made_once_and_hold_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nero.kernels import cuda_rows
+
+    launched: list[tuple[int, tuple[Any, ...], dict[str, Any]]] = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int]) -> Any:
+            return lambda *given, **options: launched.append((grid[0], given, options))
+
+    monkeypatch.setattr(cuda_rows, "nero_kernel", Kernel())
+    weights = [torch.randn(shape) for shape in [(100, 64), (3000,), (0, 4), (2, 9000)]]
+    steps, hyper = steps_of(*weights, torch.randn(4, 5).half(), radius="initial", momentum=0.9)
+    versions = [step.w._version for step in steps]
+    cuda._fused_cuda_nero(steps, hyper)
+    (mask, _) = cuda._fused_cuda_nero(steps, hyper)
+    assert mask.shape == (100 + 3000 + 2,)
+    # One launch for each dtype: of 4 + 2 + 2 programs, and of one.
+    assert [programs for programs, _, _ in launched] == [8, 1, 8, 1]
+    first, second = launched[0][1], launched[2][1]
+    assert first[1] is second[1]
+    assert first[2].tolist() == [0] * 4 + [1] * 2 + [2] * 2
+    numbers = len(cuda_plan.NUMBERS)
+    addresses = first[0][numbers:].view(3, len(cuda_plan.ADDRESSES))
+    full = [step for step in steps if step.w.numel() and step.w.dtype == torch.float32]
+    assert addresses[:, 0].tolist() == [step.w.data_ptr() for step in full]
+    assert addresses[:, 1].tolist() == [step.g.data_ptr() for step in full]
+    moved = [step.w._version - v for step, v in zip(steps, versions, strict=True)]
+    assert moved == [2, 2, 0, 2, 2]  # autograd notices, except where there is nothing
+
+
+def test_a_tensor_that_does_not_fit_is_refused() -> None:
+    tangled = torch.randn(2, 3, 4, 5).permute(0, 2, 1, 3)
+    steps, hyper = steps_of(torch.randn(2, 4, 3, 5), gradients=[tangled], neuron_axes=(1,))
+    with pytest.raises(ValueError, match="turns away"):
+        cuda._fused_cuda_nero(steps, hyper)
