@@ -130,7 +130,7 @@ class Plan:
             result = results[lr]
             finished = result.status == "finished"
             # Differences at chance are noise; choosing by them would only cost further runs.
-            accuracy = result.val_accuracy if result.val_accuracy >= LEARNED else CHANCE
+            accuracy = result.val_metric if result.val_metric >= LEARNED else CHANCE
             return finished, accuracy, lr == arm.spec.default_lr, -lr
 
         return max(results, key=preference)
@@ -144,7 +144,7 @@ class Plan:
         means: dict[float, float] = {}
         for lr in self.chosen_lrs(arm, find):
             records = [find(self.config(arm, lr, seed)) for seed in self.preset.seeds]
-            values = [record.result.val_accuracy for record in records if record is not None]
+            values = [record.result.val_metric for record in records if record is not None]
             if len(values) < len(records):
                 return shortlisted
             means[lr] = sum(values) / len(values)
