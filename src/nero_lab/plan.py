@@ -168,7 +168,7 @@ class Plan:
                 config = self.config(arm, lr, seed)
                 configs[config.run_id] = config
         # The costliest first, or the last process would train a deep network while others idle.
-        return sorted(configs.values(), key=lambda run: (-cost(run), run.seed, run.lr))
+        return sorted(configs.values(), key=lambda run: (-self.cost(run), run.seed, run.lr))
 
     def undecided(self, find: FindRecord) -> list[Arm]:
         """Return the arms whose best rate is not known yet."""
@@ -176,13 +176,12 @@ class Plan:
 
     def remaining_at_most(self, find: FindRecord) -> list[float]:
         """Return the costs of all runs still to come, were every undecided best rate a new one."""
-        costs = [cost(run) for run in self.due(find) if find(run) is None]
+        costs = [self.cost(run) for run in self.due(find) if find(run) is None]
         for arm in self.undecided(find):
             run = self.config(arm, arm.spec.default_lr, self.preset.seeds[0])
-            costs += [cost(run)] * (len(self.preset.seeds) - 1)
+            costs += [self.cost(run)] * (len(self.preset.seeds) - 1)
         return costs
 
-
-def cost(config: RunConfig) -> float:
-    """Return what a run costs, in layers passed: proportional to its time."""
-    return float(config.model["depth"] * config.epochs)
+    def cost(self, config: RunConfig) -> float:
+        """Return what a run costs, in layers passed: proportional to its time."""
+        return float(config.model["depth"] * config.epochs)

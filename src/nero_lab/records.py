@@ -109,7 +109,7 @@ class RunRecord:
 
     def to_json(self) -> str:
         """Return the record as one line of strict JSON; a number that is not finite is null."""
-        whole = _finite({"run": self.config.run_id, **asdict(self)})
+        whole = finite({"run": self.config.run_id, **asdict(self)})
         return json.dumps(whole, allow_nan=False)
 
     @classmethod
@@ -176,11 +176,12 @@ def _config_from_json(fields: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**{**fields, "fresh": tuple(fields["fresh"])})
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return a structure of JSON with None for every number that is not finite."""
     if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
