@@ -37,7 +37,7 @@ class Sizes:
 
 WHOLE = Sizes(
     seeds=(0, 1, 2),
-    grids={"nero": (3e-3, 1e-2, 3e-2), "adamw": (1e-3, 3e-3, 1e-2)},
+    grids={"nero": (1e-2, 3e-2, 1e-1), "adamw": (1e-3, 3e-3, 1e-2)},
     source_images=20_000,
     source_epochs=2,
     target_images=1_000,

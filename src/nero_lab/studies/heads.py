@@ -43,6 +43,8 @@ class Sizes:
 
     seeds: tuple[int, ...]
     lrs: tuple[float, ...]
+    lm_lrs: tuple[float, ...]
+    """for the language model, which learns little at the lowest rate in so few steps"""
     images: int
     image_epochs: int
     val_images: int
@@ -57,10 +59,11 @@ class Sizes:
 WHOLE = Sizes(
     seeds=(0, 1, 2),
     lrs=(0.01, 0.003),
+    lm_lrs=(0.03, 0.01, 0.003),
     images=20_000,
     image_epochs=2,
     val_images=5_000,
-    lm_steps=500,
+    lm_steps=450,
     eval_tokens=32_768,
     vocabulary=1024,
     lm_width=128,
@@ -70,6 +73,7 @@ WHOLE = Sizes(
 QUICK = Sizes(
     seeds=(0,),
     lrs=(0.01,),
+    lm_lrs=(0.01,),
     images=640,
     image_epochs=1,
     val_images=100,
@@ -132,6 +136,7 @@ def _language(folders: Mapping[str, str], sizes: Sizes) -> Case:
     )
     tokens = sizes.lm_steps * LM_BATCH * CONTEXT
     template = replace(template, data={**template.data, "train_tokens": tokens})
+    sizes = replace(sizes, lrs=sizes.lm_lrs)
     tied = replace(template, model={**template.model, "tied": True})
     arms = [_arm("head", label, template, sizes, "head", o) for label, o in _HEADS.items()]
     # The initial norm with a free head is among the heads already: it is the preset as it stands.
