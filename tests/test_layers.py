@@ -77,7 +77,7 @@ LAYERS: Mapping[str, Layer] = {
     "nero_lab": layer(
         "nero_lab nero nero.geometry nero.optax nero.integrations",
         theirs="torch jinja2 lightning_fabric markupsafe matplotlib numpy plotly "
-        "pytorch_optimizer rich sklearn torchvision transformers typer",
+        "pytorch_optimizer rich sklearn tokenizers torchvision transformers typer",
     ),
 }
 

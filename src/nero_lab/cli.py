@@ -8,6 +8,8 @@ try:
 except ModuleNotFoundError:  # the library is installed without the lab
     raise SystemExit('nero: the command needs the lab: pip install "nero-optim[lab]"') from None
 
+from nero_lab import cli_study
+
 # What takes long to import (torch, scikit-learn, Plotly) is imported by the commands that need it,
 # so that `nero --help` answers at once.
 
@@ -20,6 +22,7 @@ app = typer.Typer(
     "neurons.\n\n"
     "Start with `nero demo --quick`; then open `runs/demo/report.html`.",
 )
+app.add_typer(cli_study.app, name="study")
 
 
 @app.command()
@@ -59,8 +62,9 @@ def demo(
     """
     from rich.console import Console
 
-    from nero_lab.demo import default_jobs, run_demo
+    from nero_lab.demo import run_demo
     from nero_lab.presets import PRESETS
+    from nero_lab.progress import default_jobs
 
     if preset not in PRESETS:
         raise typer.BadParameter(f"choose from {', '.join(PRESETS)}", param_hint="--preset")

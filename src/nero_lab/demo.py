@@ -1,22 +1,18 @@
-"""The demo: its progress, its table, and what happens when it is interrupted."""
+"""The demo: its table, and what happens when it is interrupted."""
 
-import os
 import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from nero_lab.findings import findings
-from nero_lab.plan import Plan, Preset, cost
-from nero_lab.records import RecordStore, RunRecord
+from nero_lab.plan import Plan, Preset
+from nero_lab.progress import INTERRUPTED, train_missing
+from nero_lab.records import RecordStore
 from nero_lab.report import write_report
 from nero_lab.results import HEADINGS, table_cells, table_rows
-from nero_lab.sweep import RunFailed, WorkerDied, local_processes, run_sweep, train_in_worker
-
-INTERRUPTED = 130
-"""What a shell reports of a program that Ctrl-C ended."""
+from nero_lab.sweep import RunFailed, WorkerDied
 
 
 def run_demo(preset: Preset, out: Path, jobs: int, fresh: bool, console: Console) -> int:
@@ -44,7 +40,7 @@ def run_demo(preset: Preset, out: Path, jobs: int, fresh: bool, console: Console
         console.print(f"{store.unreadable} unreadable lines in {path} are passed over.")
     exit_code, trouble = 0, ""
     try:
-        _train_missing(plan, store, jobs, console)
+        train_missing(plan, store, jobs, console)
     except KeyboardInterrupt:
         exit_code, trouble = INTERRUPTED, "Interrupted."
     except (WorkerDied, RunFailed) as error:
@@ -68,46 +64,6 @@ def run_demo(preset: Preset, out: Path, jobs: int, fresh: bool, console: Console
     return 0
 
 
-def _train_missing(plan: Plan, store: RecordStore, jobs: int, console: Console) -> None:
-    to_come = plan.remaining_at_most(store.get)
-    if not to_come:
-        console.print("All runs are recorded already; --fresh trains them again.")
-        return
-    done_before = sum(store.get(config) is not None for config in plan.due(store.get))
-    kept = f", {done_before} are recorded already" if done_before else ""
-    console.print(f"Up to {len(to_come)} runs to train on {jobs} processes{kept}.")
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-    )
-    # A run takes seconds, so a speed needs more than the usual half minute to settle.
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, speed_estimate_period=120
-    ) as progress:
-        bar = progress.add_task(f"0/{len(to_come)} runs", total=sum(to_come))
-        finished: list[float] = []
-
-        def show(record: RunRecord) -> None:
-            finished.append(cost(record.config))
-            left = plan.remaining_at_most(store.get)
-            runs = len(finished) + len(left)
-            progress.update(
-                bar,
-                completed=sum(finished),
-                total=sum(finished) + sum(left),
-                description=f"{len(finished)}/{runs} runs",
-            )
-            # Without a terminal there is no bar: a line now and then shows that it lives.
-            if not console.is_terminal and (len(finished) % 10 == 0 or not left):
-                console.print(f"{len(finished)}/{runs} runs")
-
-        with local_processes(jobs) as executor:
-            run_sweep(lambda: plan.due(store.get), store, executor, train_in_worker, show)
-
-
 def _print_table(plan: Plan, store: RecordStore, console: Console) -> None:
     table = Table(
         title="Deep plain networks on digits: test accuracy, mean over seeds [worst, best]",
@@ -122,10 +78,3 @@ def _print_table(plan: Plan, store: RecordStore, console: Console) -> None:
     # A pipe has no width: give the table its own, so that no cell is cut.
     wide = console if console.is_terminal else Console(file=console.file, width=150)
     wide.print(table)
-
-
-def default_jobs() -> int:
-    """Return how many processes train unless told otherwise: one per core this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1

@@ -47,7 +47,7 @@ def curves(plan: Plan, depth: int, column: str, find: FindRecord) -> list[Curve]
         if arm.depth != depth or lr is None:
             continue
         runs = [
-            [value for value in record.result.curves["val_accuracy"] if value is not None]
+            [value for value in record.result.curves["val_metric"] if value is not None]
             for record in records_at(plan, arm, lr, find)
         ]
         # A diverged run ends early: from there on its seed is missing from mean and range.
@@ -190,7 +190,7 @@ def sensitivity_html(plan: Plan, find: FindRecord) -> str:
         figure.add_trace(
             go.Scatter(
                 x=[lr for lr, _ in points],
-                y=[result.val_accuracy for _, result in points],
+                y=[result.val_metric for _, result in points],
                 text=[result.status for _, result in points],
                 mode="lines+markers",
                 name=arm.label,

@@ -35,8 +35,10 @@ class OptimizerSpec:
     """arguments of the constructor besides parameters and learning rate"""
     notes: str = ""
 
-    def build(self, params: "Iterable[Tensor]", lr: float | None = None) -> "Optimizer":
-        """Return the optimiser over `params`, at its default learning rate unless given one."""
+    def build(
+        self, params: "Iterable[Tensor] | Iterable[dict[str, Any]]", lr: float | None = None
+    ) -> "Optimizer":
+        """Return the optimiser over parameters or groups, at its default lr unless given one."""
         module, _, name = self.factory.partition(":")
         optimizer_class = getattr(import_module(module), name)
         return optimizer_class(
@@ -83,6 +85,17 @@ _SPECS = (
         warmup=0.05,
         options={"fused": True},
         notes="Betas 0.9 and 0.999, eps 1e-8: torch's defaults. No weight decay.",
+    ),
+    OptimizerSpec(
+        name="adamw",
+        label="AdamW",
+        factory="torch.optim:AdamW",
+        default_lr=1e-3,
+        default_lr_source="torch.optim.AdamW",
+        lr_grid=(1e-4, 1e-3, 1e-2),
+        warmup=0.05,
+        options={"fused": True},
+        notes="Betas 0.9 and 0.999, eps 1e-8, weight decay 0.01: torch's defaults.",
     ),
     OptimizerSpec(
         name="lamb",

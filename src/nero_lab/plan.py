@@ -130,7 +130,7 @@ class Plan:
             result = results[lr]
             finished = result.status == "finished"
             # Differences at chance are noise; choosing by them would only cost further runs.
-            accuracy = result.val_accuracy if result.val_accuracy >= LEARNED else CHANCE
+            accuracy = result.val_metric if result.val_metric >= LEARNED else CHANCE
             return finished, accuracy, lr == arm.spec.default_lr, -lr
 
         return max(results, key=preference)
@@ -144,7 +144,7 @@ class Plan:
         means: dict[float, float] = {}
         for lr in self.chosen_lrs(arm, find):
             records = [find(self.config(arm, lr, seed)) for seed in self.preset.seeds]
-            values = [record.result.val_accuracy for record in records if record is not None]
+            values = [record.result.val_metric for record in records if record is not None]
             if len(values) < len(records):
                 return shortlisted
             means[lr] = sum(values) / len(values)
@@ -168,7 +168,7 @@ class Plan:
                 config = self.config(arm, lr, seed)
                 configs[config.run_id] = config
         # The costliest first, or the last process would train a deep network while others idle.
-        return sorted(configs.values(), key=lambda run: (-cost(run), run.seed, run.lr))
+        return sorted(configs.values(), key=lambda run: (-self.cost(run), run.seed, run.lr))
 
     def undecided(self, find: FindRecord) -> list[Arm]:
         """Return the arms whose best rate is not known yet."""
@@ -176,13 +176,12 @@ class Plan:
 
     def remaining_at_most(self, find: FindRecord) -> list[float]:
         """Return the costs of all runs still to come, were every undecided best rate a new one."""
-        costs = [cost(run) for run in self.due(find) if find(run) is None]
+        costs = [self.cost(run) for run in self.due(find) if find(run) is None]
         for arm in self.undecided(find):
             run = self.config(arm, arm.spec.default_lr, self.preset.seeds[0])
-            costs += [cost(run)] * (len(self.preset.seeds) - 1)
+            costs += [self.cost(run)] * (len(self.preset.seeds) - 1)
         return costs
 
-
-def cost(config: RunConfig) -> float:
-    """Return what a run costs, in layers passed: proportional to its time."""
-    return float(config.model["depth"] * config.epochs)
+    def cost(self, config: RunConfig) -> float:
+        """Return what a run costs, in layers passed: proportional to its time."""
+        return float(config.model["depth"] * config.epochs)

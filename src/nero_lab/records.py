@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 # What computes a run's numbers; the rest (plots, tables) may change without training again.
-_LIBRARIES = ("torch", "pytorch-optimizer", "scikit-learn", "lightning-fabric")
-_LAB_SOURCES = ("train.py", "optimizers.py", "tasks/deep_mlp.py", "models/mlp.py", "data/digits.py")
+_LIBRARIES = ("torch", "pytorch-optimizer", "scikit-learn", "lightning-fabric", "tokenizers")
+_LAB_SOURCES = ("train.py", "optimizers.py", "tasks/*.py", "models/*.py", "data/*.py")
 
 
 @dataclass(frozen=True)
@@ -35,43 +35,64 @@ class RunConfig:
     seed: int
     epochs: int
     batch_size: int
-    lr_decay: float
-    """factor on the learning rate from one epoch to the next"""
-    warmup_epochs: int
+    lr_decay: float | Literal["linear"]
+    """factor on the learning rate from one epoch to the next, or "linear": in a straight line over
+    the steps, to zero after the last one"""
+    warmup_epochs: float
     model: Mapping[str, Any]
-    """depth, width, init: the arguments of the task's model"""
+    """the arguments of the task's model"""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """the arguments of the task's data"""
+    """the arguments of the task's data, the digest of its files among them"""
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, Any] | None = None
+    """the arguments of `nero.param_groups` besides the model; None: one group of all parameters"""
+    start_from: str | None = None
+    """the run whose final weights this one starts from; None: fresh weights"""
+    fresh: tuple[str, ...] = ()
+    """with `start_from`, the modules that keep their own fresh weights, such as a new head"""
+    save_weights: bool = False
+    """whether the final weights are kept, for other runs to start from"""
     software: Mapping[str, str] = field(default_factory=lambda: software())
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """where data and weights lie: no part of what identifies the run, since `data` and
+    `start_from` say what is in them"""
 
     @property
     def run_id(self) -> str:
         """Return the digest that identifies the run."""
-        canonical = json.dumps(asdict(self), sort_keys=True)
+        identity = asdict(self)
+        del identity["folders"]
+        canonical = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
-        """Return the run's name for people: "50 layers, adam (kaiming) lr 0.001 seed 0"."""
-        return (
-            f"{self.model['depth']} layers, {self.optimizer} ({self.model['init']}) "
-            f"lr {self.lr:g} seed {self.seed}"
-        )
+        """Return the run's name for people: "deep-mlp (depth 50), adam lr 0.001 seed 0"."""
+        model = ", ".join(f"{key} {value}" for key, value in self.model.items())
+        return f"{self.task} ({model}), {self.optimizer} lr {self.lr:g} seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run measured. Accuracies are fractions from 0 to 1."""
+    """What a run measured, by the metric of its task; an accuracy is a fraction from 0 to 1."""
 
     status: Literal["finished", "diverged"]
     """"diverged": the loss stopped being finite, and the run stopped there"""
     steps: int
     seconds: float
-    train_accuracy: float
-    val_accuracy: float
-    test_accuracy: float
+    train_metric: float
+    val_metric: float
+    test_metric: float
     curves: Mapping[str, list[float | None]]
-    """per epoch: train_loss, train_accuracy (running, during the epoch), val_accuracy"""
+    """per epoch: train_loss, train_metric (running, during the epoch), val_metric"""
+    start_metric: float | None = None
+    """on the validation part, once the optimiser was built and before its first step"""
+
+    @property
+    def usable(self) -> bool:
+        """Return whether the run got to its end with a number for its validation metric."""
+        # A record on the disk has null where the number was not finite.
+        value: float | None = self.val_metric
+        return self.status == "finished" and value is not None and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -88,7 +109,7 @@ class RunRecord:
 
     def to_json(self) -> str:
         """Return the record as one line of strict JSON; a number that is not finite is null."""
-        whole = _finite({"run": self.config.run_id, **asdict(self)})
+        whole = finite({"run": self.config.run_id, **asdict(self)})
         return json.dumps(whole, allow_nan=False)
 
     @classmethod
@@ -100,7 +121,7 @@ class RunRecord:
             **(
                 fields
                 | {
-                    "config": RunConfig(**fields["config"]),
+                    "config": _config_from_json(fields["config"]),
                     "result": RunResult(**fields["result"]),
                 }
             )
@@ -151,11 +172,16 @@ class RecordStore:
         return self.records.get(config.run_id)
 
 
-def _finite(value: Any) -> Any:
+def _config_from_json(fields: Mapping[str, Any]) -> RunConfig:
+    return RunConfig(**{**fields, "fresh": tuple(fields["fresh"])})
+
+
+def finite(value: Any) -> Any:
+    """Return a structure of JSON with None for every number that is not finite."""
     if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -175,7 +201,7 @@ def software() -> Mapping[str, str]:
 
 def _code_digest() -> str:
     here = Path(__file__).parent
-    sources = [here / name for name in _LAB_SOURCES]
+    sources = [path for pattern in _LAB_SOURCES for path in sorted(here.glob(pattern))]
     library = find_spec("nero")
     if library is not None and library.origin is not None:
         sources += sorted(Path(library.origin).parent.rglob("*.py"))

@@ -90,6 +90,7 @@ def _page(plan: Plan, find: FindRecord, finished: bool) -> str:
         optimizers=[
             (spec, [f"{lr:g}" for lr in plan.preset.lr_grids.get(spec.name, spec.lr_grid)])
             for spec in OPTIMIZERS.values()
+            if spec.name in {optimizer for optimizer, _ in plan.preset.arms}
         ],
         runs=len(records),
         commits=sorted({record.commit or "unknown" for record in records}),

@@ -87,7 +87,7 @@ def _score(plan: Plan, arm: Arm, lr: float, find: FindRecord) -> Score | None:
         return None
     return Score(
         lr=lr,
-        accuracies=tuple(result.test_accuracy for result in results),
+        accuracies=tuple(result.test_metric for result in results),
         seeds_wanted=len(plan.preset.seeds),
         diverged=sum(result.status == "diverged" for result in results),
     )

@@ -42,12 +42,12 @@ def result() -> RunResult:
         status="finished",
         steps=40,
         seconds=0.5,
-        train_accuracy=0.5,
-        val_accuracy=0.4,
-        test_accuracy=0.3,
+        train_metric=0.5,
+        val_metric=0.4,
+        test_metric=0.3,
         curves={
             "train_loss": [2.0, None],
-            "train_accuracy": [0.1, 0.5],
-            "val_accuracy": [0.1, 0.4],
+            "train_metric": [0.1, 0.5],
+            "val_metric": [0.1, 0.4],
         },
     )

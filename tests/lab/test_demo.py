@@ -50,7 +50,7 @@ def test_records_and_summary_are_json_and_agree(tiny):
     assert summary["finished"] is True
     nero = next(row for row in summary["rows"] if row["optimizer"] == "nero")
     recorded = [
-        line["result"]["test_accuracy"] for line in lines if line["config"]["optimizer"] == "nero"
+        line["result"]["test_metric"] for line in lines if line["config"]["optimizer"] == "nero"
     ]
     assert sorted(nero["out_of_the_box"]["accuracies"]) == sorted(recorded)
     assert nero["out_of_the_box"]["mean"] == pytest.approx(sum(recorded) / len(recorded))

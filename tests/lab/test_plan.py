@@ -35,9 +35,9 @@ def test_first_the_grid_on_the_first_seed_and_the_default_on_all(plan: Plan, sto
 
 
 def test_best_lr_is_chosen_by_validation_and_not_by_test(plan: Plan, store: RecordStore, put):
-    put(1e-4, val_accuracy=0.5, test_accuracy=0.9, train_accuracy=0.9)
-    put(1e-3, val_accuracy=0.6, test_accuracy=0.2, train_accuracy=0.2)
-    put(1e-2, val_accuracy=0.7, test_accuracy=0.1, train_accuracy=0.1)
+    put(1e-4, val_metric=0.5, test_metric=0.9, train_metric=0.9)
+    put(1e-3, val_metric=0.6, test_metric=0.2, train_metric=0.2)
+    put(1e-2, val_metric=0.7, test_metric=0.1, train_metric=0.1)
     assert plan.best_lr(ARM, store.get) == 1e-2
     assert {(1e-2, 1), (1e-2, 2)} <= _due(plan, store)
     assert (1e-4, 1) not in _due(plan, store)
@@ -46,28 +46,28 @@ def test_best_lr_is_chosen_by_validation_and_not_by_test(plan: Plan, store: Reco
 
 def test_all_seeds_together_may_prefer_the_default(plan: Plan, store: RecordStore, put):
     for lr, accuracy in ((1e-4, 0.7), (1e-3, 0.6), (1e-2, 0.5)):
-        put(lr, val_accuracy=accuracy)
+        put(lr, val_metric=accuracy)
     for seed in (1, 2):
-        put(1e-3, seed=seed, val_accuracy=0.9, test_accuracy=0.1)
-    put(1e-4, seed=1, val_accuracy=0.7, test_accuracy=0.9)
+        put(1e-3, seed=seed, val_metric=0.9, test_metric=0.1)
+    put(1e-4, seed=1, val_metric=0.7, test_metric=0.9)
     due = _due(plan, store)
     assert plan.best_lr(ARM, store.get) == 1e-4  # the last of its seeds is not in yet
-    put(1e-4, seed=2, val_accuracy=0.7, test_accuracy=0.9)
+    put(1e-4, seed=2, val_metric=0.7, test_metric=0.9)
     assert plan.best_lr(ARM, store.get) == 1e-3
     assert _due(plan, store) == due
 
 
 def test_ties_go_to_the_default(plan: Plan, store: RecordStore, put):
     for lr in (1e-4, 1e-3, 1e-2):
-        put(lr, val_accuracy=0.4)
+        put(lr, val_metric=0.4)
     assert plan.best_lr(ARM, store.get) == 1e-3
 
 
 def test_differences_at_chance_choose_nothing(plan: Plan, store: RecordStore, put):
     for lr, accuracy in ((1e-4, 0.11), (1e-3, 0.09), (1e-2, 0.12)):
-        put(lr, val_accuracy=accuracy)
+        put(lr, val_metric=accuracy)
     assert plan.best_lr(ARM, store.get) == 1e-3
-    put(1e-4, val_accuracy=0.16)
+    put(1e-4, val_metric=0.16)
     assert plan.best_lr(ARM, store.get) == 1e-4
 
 
@@ -77,9 +77,9 @@ def test_warmup_goes_to_those_whose_row_says_so(preset: Preset, store: RecordSto
 
 
 def test_diverged_runs_lose_to_all_others(plan: Plan, store: RecordStore, put):
-    put(1e-4, val_accuracy=0.1)
-    put(1e-3, val_accuracy=0.9, status="diverged")
-    put(1e-2, val_accuracy=0.2)
+    put(1e-4, val_metric=0.1)
+    put(1e-3, val_metric=0.9, status="diverged")
+    put(1e-2, val_metric=0.2)
     assert plan.best_lr(ARM, store.get) == 1e-2
 
 

@@ -23,7 +23,7 @@ class FakeTraining:
             raise KeyboardInterrupt
         self.trained.append(config.run_id)
         accuracy = int(config.run_id[:4], 16) / 0xFFFF
-        return RunResult("finished", 1, 1.0, accuracy, accuracy, accuracy, {"val_accuracy": []})
+        return RunResult("finished", 1, 1.0, accuracy, accuracy, accuracy, {"val_metric": []})
 
 
 def _sweep(plan: Plan, store: RecordStore, training: FakeTraining) -> None:

@@ -27,13 +27,13 @@ def test_learns_and_measures_each_part(config: RunConfig):
     result = train(dataclasses.replace(config, lr=0.01, epochs=5))
     assert result.status == "finished"
     assert result.steps == 5 * 10
-    assert result.test_accuracy > 0.8
+    assert result.test_metric > 0.8
     assert {len(curve) for curve in result.curves.values()} == {5}
-    assert result.curves["val_accuracy"][-1] == result.val_accuracy
+    assert result.curves["val_metric"][-1] == result.val_metric
     # The three parts have different sizes, so equal fractions would mean that one was used twice.
-    assert (result.train_accuracy * 1250) == pytest.approx(round(result.train_accuracy * 1250))
-    assert (result.val_accuracy * 187) == pytest.approx(round(result.val_accuracy * 187))
-    assert (result.test_accuracy * 360) == pytest.approx(round(result.test_accuracy * 360))
+    assert (result.train_metric * 1250) == pytest.approx(round(result.train_metric * 1250))
+    assert (result.val_metric * 187) == pytest.approx(round(result.val_metric * 187))
+    assert (result.test_metric * 360) == pytest.approx(round(result.test_metric * 360))
 
 
 def test_divergence_stops_the_run_and_is_recorded(config: RunConfig):

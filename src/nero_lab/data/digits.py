@@ -4,14 +4,13 @@
 Handwritten Digits" data set (E. Alpaydin, C. Kaynak, 1998; CC BY 4.0).
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Tensor
+
+from nero_lab.data.parts import Parts, Split
 
 IN_FEATURES = 64
 CLASSES = 10
@@ -19,28 +18,11 @@ TEST_SIZE = 360
 VAL_SIZE = 187
 
 
-class Split(NamedTuple):
-    """Some of the images and their classes."""
-
-    x: Tensor
-    """(images, 64), float32"""
-    y: Tensor
-    """(images,), int64"""
-
-
-class Digits(NamedTuple):
-    """A fixed three-way split: learn on train, choose learning rates on val, report test."""
-
-    train: Split
-    val: Split
-    test: Split
-
-
-def load_digits_split(split_seed: int = 0) -> Digits:
+def load_digits_split(split_seed: int = 0) -> Parts:
     """Return 1250 training, 187 validation and 360 test images, stratified by class.
 
     The pixels are shifted and scaled by the mean and standard deviation of all training pixels, as
-    is usual for MNIST.
+    is usual for MNIST. `x` is (images, 64), `y` (images,).
 
     Args:
         split_seed: decides which images go where. It is no part of a run's own seed, so that all
@@ -59,4 +41,4 @@ def load_digits_split(split_seed: int = 0) -> Digits:
         scaled = torch.as_tensor((np.asarray(images) - mean) / std, dtype=torch.float32)
         return Split(scaled, torch.as_tensor(np.asarray(labels), dtype=torch.int64))
 
-    return Digits(split(x_train, y_train), split(x_val, y_val), split(x_test, y_test))
+    return Parts(split(x_train, y_train), split(x_val, y_val), split(x_test, y_test))

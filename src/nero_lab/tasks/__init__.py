@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,9 +43,26 @@ class Task(Protocol):
         """Return the mean training loss of a batch."""
         ...
 
-    def correct(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
-        """Return how many outputs of a batch are right."""
+    def score(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
+        """Return the metric of TaskInfo, summed over the targets of a batch."""
         ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a task reports, as a mean over targets."""
+
+    name: str
+    unit: str
+    better: Literal["higher", "lower"]
+
+    def rank(self, value: float) -> float:
+        """Return a number that is higher the better `value` is."""
+        return value if self.better == "higher" else -value
+
+
+ACCURACY = Metric("accuracy", "fraction", "higher")
+LOSS_PER_TOKEN = Metric("loss", "nats per token", "lower")
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,9 @@ class TaskInfo:
     figure: str
     """the figure of the paper that it corresponds to"""
     summary: str
+    data: str
+    """the name of the data, and where it comes from"""
+    metric: Metric
 
 
 TASKS: Mapping[str, TaskInfo] = {
@@ -68,6 +88,24 @@ TASKS: Mapping[str, TaskInfo] = {
             module="nero_lab.tasks.deep_mlp:DeepMLP",
             figure="3 right",
             summary="very deep plain MLP on scikit-learn's digits; what `nero demo` trains",
+            data="scikit-learn's digits, which come inside the package",
+            metric=ACCURACY,
+        ),
+        TaskInfo(
+            name="fashion-cnn",
+            module="nero_lab.tasks.fashion_cnn:FashionCNN",
+            figure="-",
+            summary="small VGG-like network on Fashion-MNIST, or on some of its classes",
+            data="Fashion-MNIST (Debian package dataset-fashion-mnist)",
+            metric=ACCURACY,
+        ),
+        TaskInfo(
+            name="small-lm",
+            module="nero_lab.tasks.small_lm:SmallLM",
+            figure="-",
+            summary="small GPT-like language model on the texts of a folder",
+            data="texts in a folder, such as An Anarchist FAQ (Debian package anarchism)",
+            metric=LOSS_PER_TOKEN,
         ),
     )
 }

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nero_lab.data.digits import CLASSES, IN_FEATURES, Digits, load_digits_split
+from nero_lab.data.digits import CLASSES, IN_FEATURES, load_digits_split
+from nero_lab.data.parts import Parts
 from nero_lab.models.mlp import PlainMLP
 
 
 class DeepMLP:
     """Classify digits with a PlainMLP under cross-entropy; see nero_lab.tasks.Task."""
 
-    def data(self, **options: Any) -> Digits:
+    def data(self, **options: Any) -> Parts:
         """Return the digits; options: split_seed."""
         return load_digits_split(**options)
 
@@ -28,6 +29,6 @@ class DeepMLP:
         """Return the mean cross-entropy of outputs (batch, classes), targets (batch,)."""
         return nn.functional.cross_entropy(outputs, targets)
 
-    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return how many of outputs (batch, classes) are highest at their target (batch,)."""
         return torch.sum(outputs.argmax(dim=1) == targets)

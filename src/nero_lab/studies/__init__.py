@@ -1,0 +1,1 @@
+"""Studies: comparisons over several tasks that settle a question by measurement."""
