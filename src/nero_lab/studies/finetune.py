@@ -37,11 +37,11 @@ class Sizes:
 
 WHOLE = Sizes(
     seeds=(0, 1, 2),
-    grids={"nero": (1e-2, 3e-2, 1e-1), "adamw": (1e-3, 3e-3, 1e-2)},
+    grids={"nero": (1e-2, 3e-2, 1e-1, 3e-1), "adamw": (1e-3, 3e-3, 1e-2, 3e-2)},
     source_images=20_000,
     source_epochs=2,
-    target_images=1_000,
-    target_epochs=10,
+    target_images=500,
+    target_epochs=20,
     val_images=2_000,
     source_steps=800,
     target_tokens=98_304,
@@ -67,8 +67,8 @@ QUICK = Sizes(
 )
 TARGET_BATCH = 32
 _GRIDS_NOTE = (
-    'The grids were set after trial runs on seed 0 with AdamW and Nero\'s preset "finetune": '
-    "AdamW's was raised once, Nero's twice, as the best rates lay at the upper end."
+    'The grids were set after trial runs on seed 0 with AdamW and Nero\'s preset "finetune", and '
+    "raised until the best rates of the trials lay inside or their neighbours were level."
 )
 _SOURCE_CLASSES, _TARGET_CLASSES = [0, 1, 2, 3, 4], [5, 6, 7, 8, 9]
 
