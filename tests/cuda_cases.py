@@ -17,10 +17,10 @@ from torch import Tensor
 from triton.runtime import interpreter
 
 from nero import Nero
-from nero.groups import hyper_of
+from nero.groups import hyper_of, layout_of
 from nero.kernels import cuda_plan
 from nero.kernels.cuda import _fused_cuda_nero, fits
-from nero.kernels.single import _single_tensor_nero
+from nero.kernels.single import _single_tensor_nero, tensor_step
 from optimizer_table import CONSTRAINTS, SCHEDULES, TENSORS
 
 Figures = dict[str, float | bool | str]
@@ -66,7 +66,12 @@ class Pair:
             group["lr"] = group["lr"] if lr is None else lr
             for p, g in zip(group["params"], gradients, strict=True):
                 p.grad = g.clone(memory_format=torch.preserve_format)
-            steps = optimizer._tensor_steps(group)
+            hyper, state = hyper_of(group), optimizer.state
+            steps = [
+                tensor_step(p, p.grad, state[p], layout_of(p, group), hyper)
+                for p in group["params"]
+                if p.grad is not None
+            ]
             torch._foreach_add_([step.state["step"] for step in steps], 1)
             reasons = [fits(step, hyper_of(group)) for step in steps]
             assert not any(reasons), reasons

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import nero
-from nero.groups import hyper_of
+from nero import dispatch
+from nero.groups import hyper_of, layout_of
 from nero.kernels import cuda, cuda_plan
-from nero.kernels.single import Hyper, TensorStep
+from nero.kernels.single import Hyper, TensorStep, _single_tensor_nero, tensor_step
 from optimizer_table import FLOAT32_TOLERANCE
 
 TESTS = Path(__file__).parent
@@ -85,7 +86,11 @@ def steps_of(
     group = optimizer.param_groups[0]
     for i, p in enumerate(group["params"]):
         p.grad = torch.ones_like(p) if gradients is None else gradients[i]
-    return optimizer._tensor_steps(group), hyper_of(group)
+    hyper = hyper_of(group)
+    return [
+        tensor_step(p, p.grad, optimizer.state[p], layout_of(p, group), hyper)
+        for p in group["params"]
+    ], hyper
 
 
 def reason(*weights: torch.Tensor, **options: Any) -> str | None:
@@ -117,10 +122,39 @@ def test_what_does_not_fit_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda.fits(wide, hyper) == "its state is not contiguous"
     subclass = step._replace(g=torch.nn.Buffer(step.g).as_subclass(Subclass))
     assert cuda.fits(subclass, hyper) == "its gradient is a Subclass, not a plain tensor"
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert cuda.fits(step, hyper) == "the step is being compiled"
     monkeypatch.setattr(cuda, "_has_triton", lambda: False)
     assert cuda.fits(step, hyper) == "Triton is not installed"
+
+
+def test_the_optimizer_gives_the_kernel_what_is_on_cuda_devices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[TensorStep] = []
+
+    def kernel(steps: list[TensorStep], hyper: Hyper) -> list[torch.Tensor]:
+        taken.extend(steps)
+        return _single_tensor_nero(steps, hyper)
+
+    params = [torch.nn.Parameter(torch.randn(4, 5)), torch.nn.Parameter(torch.randn(4))]
+    # As if it were.
+    monkeypatch.setattr(dispatch, "_on_cuda", lambda p: p is params[0])
+    monkeypatch.setattr("nero.kernels.cpu.why_not", lambda p, *_: "" if p is params[1] else "no")
+    monkeypatch.setattr(cuda, "_fused_cuda_nero", kernel)
+    optimizer = nero.Nero(params, fused=True)
+    assert optimizer.path.startswith("fused Triton kernel: 1 parameters; fused CPU kernel")
+    for p in params:
+        p.grad = torch.randn_like(p)
+    with pytest.raises(RuntimeError, match=r"fused=True, but parameter 0 .* not on a CUDA device"):
+        optimizer.step()
+    monkeypatch.setattr(cuda, "fits", lambda step, hyper: None)
+    params[0].grad[1, 1] = torch.nan
+    optimizer.step()
+    assert [step.w.shape for step in taken] == [params[0].shape]
+    assert optimizer.skipped_neurons() == 1
+    assert int(optimizer.state[params[0]]["step"]) == 1
+    monkeypatch.setattr(dispatch, "missing_triton", lambda: "Triton is not installed")
+    with pytest.raises(RuntimeError, match="Triton is not installed"):
+        nero.Nero(params, fused=True)
 
 
 class Subclass(torch.Tensor):

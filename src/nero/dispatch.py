@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from nero.groups import hyper_of, layout_of, parameter_name, zero_average
+from nero.kernels import cuda
 from nero.kernels.cpu import CpuGroup, why_not
 from nero.kernels.cpu_library import INSTRUCTION_SET, Missing, load
-from nero.kernels.cpu_op import fused_step
+from nero.kernels.cuda import missing_triton
 from nero.kernels.foreach import _multi_tensor_nero
+from nero.kernels.op import fused_step
 from nero.kernels.single import _single_tensor_nero, tensor_step
 
 States = Mapping[Tensor, dict[str, Any]]
@@ -47,32 +49,44 @@ class Dispatch:
                 if states[p].get("exp_avg") is None:
                     states[p]["exp_avg"] = zero_average(p)
         counts: list[Tensor] = []
-        if wants_kernel(group):
-            pairs = self._fused_nero(index, group, pairs, states, counts)
+        if torch.compiler.is_compiling():
+            pairs = self._compiled_nero(group, pairs, states, counts)
+        else:
+            if wants_kernel(group):
+                pairs = self._fused_cpu_nero(index, group, pairs, states, counts)
+            if group["fused"]:
+                pairs = _fused_cuda_nero(group, pairs, states, counts)
         if pairs:
             counts += _torch_nero(group, pairs, states)
         return counts if group["nonfinite"] == "skip" else []
 
-    def _fused_nero(
+    def _fused_cpu_nero(
         self, index: int, group: dict[str, Any], pairs: Pairs, states: States, counts: list[Tensor]
     ) -> Pairs:
         """Update what the CPU kernel can take; returns what is left."""
         if isinstance(self._library, Missing):
             return pairs
         hyper, axes = hyper_of(group), group["neuron_axes"]
-        if torch.compiler.is_compiling():
-            ours = [(p, g) for p, g in pairs if p.device.type == "cpu"]
-            if ours:
-                counts.append(fused_step(ours, [states[p] for p, _ in ours], hyper, axes))
-            return [(p, g) for p, g in pairs if p.device.type != "cpu"]
         left, skipped = self._cpu_groups[index].step(pairs, states, hyper, axes, self._library)
         if skipped:
             counts.append(torch.tensor(skipped))
-        if left and group["fused"]:
-            p, reason = next(iter(left.items()))
-            number = next(i for i, other in enumerate(group["params"]) if other is p)
-            raise RuntimeError(f"fused=True, but {parameter_name(group, number)}: {reason}")
+        for p, reason in left.items():
+            if group["fused"] and not _on_cuda(p):
+                raise _does_not_fit(group, p, reason)
         return [(p, g) for p, g in pairs if p in left]
+
+    def _compiled_nero(
+        self, group: dict[str, Any], pairs: Pairs, states: States, counts: list[Tensor]
+    ) -> Pairs:
+        """Leave to one operator a device what a kernel may take; returns the rest."""
+        cpu = wants_kernel(group) and not isinstance(self._library, Missing)
+        wanted = ["cpu"] * cpu + ["cuda"] * bool(group["fused"])
+        for kind in wanted:
+            ours = [(p, g) for p, g in pairs if p.device.type == kind]
+            if ours:
+                hyper, axes = hyper_of(group), group["neuron_axes"]
+                counts.append(fused_step(ours, [states[p] for p, _ in ours], hyper, axes))
+        return [(p, g) for p, g in pairs if p.device.type not in wanted]
 
     def describe(self, groups: list[dict[str, Any]], states: States) -> str:
         """The paths in use and how many parameters take each, with the reason where it is slow."""
@@ -83,6 +97,8 @@ class Dispatch:
         return "; ".join(f"{path}: {count} parameters" for path, count in paths.items())
 
     def _path(self, group: dict[str, Any], p: Tensor, state: dict[str, Any]) -> str:
+        if group["fused"] and _on_cuda(p):
+            return "fused Triton kernel"
         if wants_kernel(group):
             reason = why_not(p, p.detach() if p.grad is None else p.grad, state)
             if not reason and not isinstance(self._library, Missing):
@@ -105,9 +121,10 @@ def check_fused(group: Mapping[str, Any]) -> None:
         RuntimeError: a parameter that the kernel cannot take, with its name and the reason.
     """
     if group["fused"]:
-        for index, p in enumerate(group["params"]):
-            if reason := why_not(p, p.detach(), {}):
-                raise RuntimeError(f"fused=True, but {parameter_name(group, index)}: {reason}")
+        for p in group["params"]:
+            reason = missing_triton() if _on_cuda(p) else why_not(p, p.detach(), {})
+            if reason:
+                raise _does_not_fit(group, p, reason)
 
 
 def warn_without_kernel(groups: list[dict[str, Any]]) -> None:
@@ -122,6 +139,33 @@ def warn_without_kernel(groups: list[dict[str, Any]]) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def _on_cuda(p: Tensor) -> bool:
+    # Triton's interpreter takes tensors on the CPU; the tests choose it so.
+    return p.device.type == "cuda"
+
+
+def _does_not_fit(group: Mapping[str, Any], p: Tensor, reason: str) -> RuntimeError:
+    index = next(i for i, other in enumerate(group["params"]) if other is p)
+    return RuntimeError(f"fused=True, but {parameter_name(group, index)}: {reason}")
+
+
+def _fused_cuda_nero(
+    group: dict[str, Any], pairs: Pairs, states: States, counts: list[Tensor]
+) -> Pairs:
+    """Update what is on CUDA devices by the Triton kernel; returns the rest."""
+    ours = [(p, g) for p, g in pairs if _on_cuda(p)]
+    if not ours:
+        return pairs
+    hyper = hyper_of(group)
+    steps = [tensor_step(p, g, states[p], layout_of(p, group), hyper) for p, g in ours]
+    for (p, _), step in zip(ours, steps, strict=True):  # before anything changes
+        if reason := cuda.fits(step, hyper):
+            raise _does_not_fit(group, p, reason)
+    torch._foreach_add_([step.state["step"] for step in steps], 1)
+    counts += [(~finite).sum() for finite in cuda._fused_cuda_nero(steps, hyper)]
+    return [(p, g) for p, g in pairs if not _on_cuda(p)]
 
 
 def _torch_nero(group: dict[str, Any], pairs: Pairs, states: States) -> list[Tensor]:

@@ -166,6 +166,8 @@ class Nero(Optimizer):
     def _start_group(self, group: dict[str, Any]) -> None:
         for p in group["params"]:
             self.state[p] = _initial_state(p, group)
+            # There from the start, so that a compiled step is not compiled again for it.
+            self._skipped.setdefault(p.device, torch.zeros((), dtype=torch.int64, device=p.device))
 
     @torch.no_grad()
     def project_(self) -> None:
@@ -229,8 +231,8 @@ class Nero(Optimizer):
             _check_gradients(group)
         for index, group in enumerate(self.param_groups):
             for count in self._dispatch.update(index, group, self.state):
-                seen = self._skipped.get(count.device)
-                self._skipped[count.device] = count if seen is None else seen + count
+                seen = self._skipped.get(count.device, 0)
+                self._skipped[count.device] = count + seen
         return loss
 
     @property

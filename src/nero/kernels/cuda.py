@@ -63,8 +63,6 @@ def fits(step: TensorStep, hyper: Hyper) -> str | None:
         return "Triton is not installed"
     if device.type != "cuda" and not _interpreted():
         return f"it is on {device}, not on a CUDA device"
-    if torch.compiler.is_compiling():
-        return "the step is being compiled"
     for name, x, dtypes in _operands(step):
         if type(x) not in (Tensor, torch.nn.Parameter):
             return f"{name} is a {type(x).__name__}, not a plain tensor"
@@ -230,6 +228,12 @@ def _operands(step: TensorStep) -> Iterator[tuple[str, Tensor, tuple[torch.dtype
 
 def _log(x: float) -> float:
     return math.log(x) if x > 0 else -math.inf
+
+
+@functools.cache
+def missing_triton() -> str:
+    """Why there is no kernel for CUDA; empty where there is."""
+    return "" if _has_triton() else "Triton is not installed"
 
 
 @functools.cache

@@ -1,10 +1,11 @@
-"""The CPU kernel as a custom operator, `nero::fused_step_`, which torch.compile can trace."""
+"""The compiled kernels as a custom operator, `nero::fused_step_`, which torch.compile can trace."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from nero.kernels import cuda
 from nero.kernels.cpu import CpuGroup
 from nero.kernels.cpu_library import Missing, load
 from nero.kernels.foreach import _multi_tensor_nero
@@ -20,7 +21,7 @@ def fused_step(
     hyper: Hyper,
     neuron_axes: tuple[AxisSpec, ...],
 ) -> Tensor:
-    """One step of parameters on the CPU, as a single node of a compiled graph.
+    """One step of parameters of one device, as a single node of a compiled graph.
 
     Returns:
         How many neurons were skipped, 0-d int64.
@@ -49,9 +50,7 @@ def fused_step(
     )
 
 
-@torch.library.custom_op(
-    "nero::fused_step_", mutates_args=("weights", "averages", "rms", "steps"), device_types="cpu"
-)
+@torch.library.custom_op("nero::fused_step_", mutates_args=("weights", "averages", "rms", "steps"))
 def fused_step_(
     weights: list[Tensor],
     gradients: list[Tensor],
@@ -76,7 +75,7 @@ def fused_step_(
         for axis, blocks in zip(neuron_axes[::2], neuron_axes[1::2], strict=True)
     )
     hyper = Hyper(
-        lr=lr.item(),
+        lr=lr.item() if lr.device.type == "cpu" else lr,
         beta=beta,
         momentum=momentum,
         center=center,
@@ -92,10 +91,12 @@ def fused_step_(
         for w, x in zip(weights, tensors, strict=False):
             states[w][name] = x
     pairs = list(zip(weights, gradients, strict=True))
+    left = dict.fromkeys(weights, "")
+    skipped = torch.zeros((), dtype=torch.int64, device=weights[0].device)
     library = load()
-    left, skipped = dict.fromkeys(weights, ""), 0
-    if not isinstance(library, Missing):
-        left, skipped = CpuGroup().step(pairs, states, hyper, axes, library)
+    if weights[0].device.type == "cpu" and not isinstance(library, Missing):
+        left, count = CpuGroup().step(pairs, states, hyper, axes, library)
+        skipped += count
     rest = [
         tensor_step(p, g, states[p], NeuronLayout(tuple(p.shape), axes), hyper)
         for p, g in pairs
@@ -103,10 +104,14 @@ def fused_step_(
     ]
     for step in rest:
         step.state["step"].add_(1)
-    masks = _multi_tensor_nero(rest, hyper)
-    return torch.tensor(skipped + sum(int((~finite).sum()) for finite in masks))
+    fused = [step for step in rest if cuda.fits(step, hyper) is None]
+    others = [step for step in rest if cuda.fits(step, hyper) is not None]
+    masks = cuda._fused_cuda_nero(fused, hyper) if fused else []
+    for finite in masks + _multi_tensor_nero(others, hyper):
+        skipped = skipped + (~finite).sum().to(skipped.device)
+    return skipped
 
 
 @fused_step_.register_fake
-def _(*args: object) -> Tensor:
-    return torch.empty((), dtype=torch.int64)
+def _(weights: list[Tensor], *args: object) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=weights[0].device)

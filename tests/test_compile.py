@@ -1,0 +1,144 @@
+"""torch.compile: the step and a whole training step as one graph, without recompiling."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+
+import nero
+from helpers import build, every_path, network, weights_like
+from optimizer_table import PathRow
+
+# A scheduler cannot see that a compiled step is a step.
+ignore_unseen_steps = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def gradients(params: list[Tensor], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator)
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"momentum": 0.9, "radius": "initial"},
+    {"center": False, "radius": None, "maximize": True},
+    {"neuron_axes": ((0, 2), 1), "radius": 2.0},
+]
+
+
+@ignore_unseen_steps
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_compiled_step_is_one_graph_with_the_same_numbers(options: dict[str, Any]):
+    torch.manual_seed(0)
+    shapes = (4, 6, 3), (6, 5), (7,), ()
+    if "neuron_axes" in options:
+        shapes = (4, 6, 3), (6, 5), (2, 4)
+    params = weights_like(*shapes)
+    twins = [nn.Parameter(p.detach().clone()) for p in params]
+    counter = CompileCounter()
+    optimizer = nero.Nero(params, lr=torch.tensor(0.05), **options)
+    twin = nero.Nero(twins, lr=torch.tensor(0.05), **options)
+    step = torch.compile(optimizer.step, backend=counter, fullgraph=True)
+    schedulers = [torch.optim.lr_scheduler.ExponentialLR(o, 0.97) for o in (optimizer, twin)]
+    for seed in range(100):
+        gradients(params, seed)
+        gradients(twins, seed)
+        if seed == 50:
+            params[0].grad[0, 0] = twins[0].grad[0, 0] = torch.nan
+        step()
+        twin.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    assert counter.frame_count == 1
+    for p, q in zip(params, twins, strict=True):
+        assert torch.equal(p, q)
+        assert int(optimizer.state[p]["step"]) == 100
+        assert torch.equal(optimizer.state[p]["rms"], twin.state[q]["rms"])
+    assert optimizer.skipped_neurons() == twin.skipped_neurons() > 0
+
+
+@ignore_unseen_steps
+def test_a_whole_training_step_compiles_without_a_graph_break():
+    torch.manual_seed(0)
+    model = network()
+    twin_model = network()
+    twin_model.load_state_dict(model.state_dict())
+    x, y = torch.randn(32, 6), torch.randn(32, 2)
+
+    def trainer(model: nn.Module):
+        optimizer = nero.Nero(model.parameters(), lr=torch.tensor(0.02))
+        # A scheduler wraps the method in a function that torch.compile does not trace.
+        optimizer_step = optimizer.step
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
+
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            loss = nn.functional.mse_loss(model(x), y)
+            loss.backward()
+            optimizer_step()
+            return loss.detach()
+
+        return step, scheduler, optimizer
+
+    step, scheduler, optimizer = trainer(model)
+    twin_step, twin_scheduler, twin = trainer(twin_model)
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    # Backward passes inside of a compiled function are torch's own option.
+    with torch._dynamo.config.patch(error_on_recompile=True, trace_autograd_ops=True):
+        for _ in range(100):
+            optimizer.zero_grad(), twin.zero_grad()  # torch.compile does not trace it
+            loss, twin_loss = compiled(x, y), twin_step(x, y)
+            scheduler.step(), twin_scheduler.step()
+    torch.testing.assert_close(loss, twin_loss, rtol=1e-5, atol=1e-6)
+    for p, q in zip(model.parameters(), twin_model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5)
+
+
+@every_path
+def test_every_path_compiles(path: PathRow):
+    torch.manual_seed(0)
+    params = weights_like((6, 5), (6, 5), (7,))
+    twins = [nn.Parameter(p.detach().clone()) for p in params]
+    optimizer, twin = build(params, path), build(twins, path)
+    step = torch.compile(optimizer.step, backend="aot_eager", fullgraph=True)
+    for seed in range(3):
+        gradients(params, seed)
+        gradients(twins, seed)
+        step()
+        twin.step()
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+
+
+def test_the_operator_is_sound():
+    torch.manual_seed(0)
+    w, g, rms = torch.randn(4, 5), torch.randn(4, 5), torch.rand(4, 1)
+    arguments = (
+        *([w], [g], [torch.zeros(4, 5)], [rms], [torch.zeros(())], [torch.ones(())], []),
+        *(torch.tensor(0.1), [0, 0], 0.99, 0.9, True, "fixed", 1.0, "skip", False),
+    )
+    torch.library.opcheck(torch.ops.nero.fused_step_.default, arguments)
+
+
+def test_inductor_runs_the_step():
+    torch.manual_seed(0)
+    params = weights_like((6, 5), (7,))
+    twins = [nn.Parameter(p.detach().clone()) for p in params]
+    optimizer, twin = nero.Nero(params, lr=torch.tensor(0.1)), nero.Nero(twins, lr=0.1)
+    step = torch.compile(optimizer.step, fullgraph=True)
+    for seed in range(3):
+        gradients(params, seed)
+        gradients(twins, seed)
+        step()
+        twin.step()
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
