@@ -65,12 +65,16 @@ def find_compiler() -> list[str]:
     raise CannotBuild("no C++ compiler found (c++, g++, clang++ or $CXX)")
 
 
-def build(target: Path = LIBRARY, extra_flags: Sequence[str] = ()) -> Path:
+def build(
+    target: Path = LIBRARY, extra_flags: Sequence[str] = (), program: Path | None = None
+) -> Path:
     """Compile the kernel into `target`.
 
     Args:
-        target: the shared library to write.
+        target: the file to write.
         extra_flags: further arguments for the compiler, such as sanitizers.
+        program: a source file with a main function; the kernel becomes part of that program
+            instead of a shared library.
 
     Returns:
         `target`.
@@ -97,9 +101,10 @@ def build(target: Path = LIBRARY, extra_flags: Sequence[str] = ()) -> Path:
             defines.append(f"-DNERO_HAS_{name.upper()}")
         # Moved into its place, so that a process that has the old one loaded keeps it.
         made = f"{directory}/library"
-        _run([*compiler, *defines, "-shared", "-pthread", "cpu.cpp", *objects, "-o", made])
+        kind = ["-shared"] if program is None else ["-I.", str(program)]
+        _run([*compiler, *defines, *kind, "-pthread", "cpu.cpp", *objects, "-o", made])
         unfinished = target.with_name(f"{target.name}.{os.getpid()}")
-        shutil.copyfile(made, unfinished)
+        shutil.copy(made, unfinished)
         unfinished.replace(target)
     return target
 
