@@ -1,6 +1,7 @@
 """What the optimiser's tests run over: tensors, constraints, paths, schedules, tolerances."""
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,12 +84,14 @@ class PathRow:
 
 PATHS = [
     PathRow("default"),
-    PathRow("fused", {"fused": True}),
     PathRow("single", {"foreach": False}),
     PathRow("foreach", {"foreach": True}),
     PathRow("single capturable", {"foreach": False, "capturable": True}, tensor_lr=True),
     PathRow("foreach capturable", {"foreach": True, "capturable": True}, tensor_lr=True),
 ]
+
+if os.environ.get("NERO_CPU") != "none":  # see conftest.py
+    PATHS.append(PathRow("fused", {"fused": True}))
 
 SCHEDULES: dict[str, Callable[[int], float]] = {
     "constant": lambda t: 0.01,

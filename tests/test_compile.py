@@ -1,5 +1,6 @@
 """torch.compile: the step and a whole training step as one graph, without recompiling."""
 
+import os
 from typing import Any
 
 import pytest
@@ -60,10 +61,12 @@ def test_a_compiled_step_is_one_graph_with_the_same_numbers(options: dict[str, A
         for scheduler in schedulers:
             scheduler.step()
     assert counter.frame_count == 1
+    # Without the kernel a compiled step takes its step counts as tensors, and so in float32.
+    near = {"rtol": 0, "atol": 0 if "CPU kernel (" in optimizer.path else 1e-5}
     for p, q in zip(params, twins, strict=True):
-        assert torch.equal(p, q)
         assert int(optimizer.state[p]["step"]) == 100
-        assert torch.equal(optimizer.state[p]["rms"], twin.state[q]["rms"])
+        torch.testing.assert_close(p, q, **near)
+        torch.testing.assert_close(optimizer.state[p]["rms"], twin.state[q]["rms"], **near)
     assert optimizer.skipped_neurons() == twin.skipped_neurons() > 0
 
 
@@ -129,6 +132,7 @@ def test_the_operator_is_sound():
     torch.library.opcheck(torch.ops.nero.fused_step_.default, arguments)
 
 
+@pytest.mark.skipif(os.environ.get("NERO_CPU") == "none", reason="Inductor needs a C++ compiler")
 def test_inductor_runs_the_step():
     torch.manual_seed(0)
     params = weights_like((6, 5), (7,))

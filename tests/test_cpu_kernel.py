@@ -1,6 +1,7 @@
 """The compiled CPU kernel: what it takes, that threads and instruction sets change no bit, and that
 it can do without itself. That its numbers are the rule's is in the tests that run every path."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ from nero.kernels import build, cpu_library
 from nero.kernels.cpu_library import Library, Missing, load
 from optimizer_table import FLOAT32_TOLERANCE
 
+pytestmark = pytest.mark.skipif(
+    os.environ.get("NERO_CPU") == "none", reason="there is no C++ compiler, and no kernel"
+)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
