@@ -31,6 +31,8 @@ SHAPES: list[tuple[tuple[int, ...], Any]] = [
     ((300, 77), (0,)),
     ((5, 2500), (0,)),
     ((130, 45), (1,)),
+    ((70, 3, 40), (2,)),
+    ((2, 33, 20), (0, 2)),
     ((6, 10, 3, 3), (1,)),
     ((4, 6, 3, 5), ((0, 2), 1)),
     ((3, 7, 11), (0, 2)),
@@ -141,6 +143,33 @@ def test_gradients_of_any_size_turn_alike(scale: float, center: bool):
     torch.testing.assert_close(
         turned(scale), turned(1.0), rtol=0, atol=3e-4 if scale < 1e-40 else 1e-6
     )
+
+
+@every_dtype
+@pytest.mark.parametrize("neuron_axes", [(0,), (1,)])
+def test_odd_neurons_among_others_do_as_the_rule_says(dtype: torch.dtype, neuron_axes: Any):
+    """Neurons that sit a step out, or need care, beside others in one block of lanes."""
+
+    def run(**options: Any) -> tuple[list[Tensor], int]:
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randn(40, 50, generator=generator)
+        rows[3], rows[4] = 0, 0.01
+        w = nn.Parameter((rows if neuron_axes == (0,) else rows.t().contiguous()).to(dtype))
+        optimizer = nero.Nero([w], lr=0.05, neuron_axes=neuron_axes, **options)
+        for _ in range(3):
+            g = torch.randn(40, 50, generator=generator)
+            g[7], g[8, 3], g[9, 1], g[10] = 0, torch.nan, torch.inf, 1e-7 * g[10]
+            g[11] = -40 * (rows[11] / rows[11].norm() + 0.1 * g[11])
+            w.grad = (g if neuron_axes == (0,) else g.t().contiguous()).to(dtype)
+            optimizer.step()
+        skipped = optimizer.skipped_neurons()
+        return [w.detach(), optimizer.state[w]["rms"]], skipped
+
+    (ours, skipped), (rules, expected) = run(fused=True), run(foreach=False)
+    assert skipped == expected == 6
+    rtol = {torch.float64: 1e-12, torch.float32: FLOAT32_TOLERANCE}.get(dtype, 0.01)
+    for a, b in zip(ours, rules, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=rtol * float(b.abs().max()))
 
 
 def test_steps_as_large_as_the_weights_stay_on_the_set():

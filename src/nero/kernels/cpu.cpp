@@ -15,6 +15,7 @@ namespace {
 constexpr int64_t CHUNK = 1 << 15;           // entries that a thread takes at a time
 constexpr int64_t SCRATCH = 192 << 10;       // bytes of gathered neurons per thread, or one neuron
 constexpr int64_t MAX_GATHERED = 16;         // as in cpu_rows.cpp
+constexpr int64_t MAX_LANES = 16;            // neurons in a block of lanes
 constexpr int64_t WORTH_THREADS = 1 << 15;   // entries below which one thread is faster
 
 using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
@@ -110,8 +111,9 @@ Work start(const Tensor& tensor, const Group& group, void* w, const void* g) {
   work.g = g;
   work.root_beta = std::sqrt(group.beta);
   work.root_rest = std::sqrt(1 - group.beta);
-  work.root_debias = group.beta > 0 ? std::sqrt(-std::expm1(t * std::log(group.beta))) : 1;
+  double debias = group.beta > 0 ? -std::expm1(t * std::log(group.beta)) : 1;
   work.debias_m = group.momentum > 0 ? -std::expm1(t * std::log(group.momentum)) : 1;
+  work.rate = group.lr * std::sqrt(debias) / work.debias_m;
   work.scratch_neurons = is_row(tensor) ? 0 : gathered_at_once(tensor);
   return work;
 }
@@ -167,7 +169,8 @@ NERO_EXPORT int64_t nero_step(const nero::Tensor* tensors, const uint64_t* w, co
     job.works.push_back(nero::start(t, *group, (void*)w[i], (const void*)g[i]));
     int64_t size = nero::CHUNK / (t.fan_in > 0 ? t.fan_in : 1);
     int64_t together = job.works.back().scratch_neurons;
-    if (together && (size = size / together * together) < together) size = together;
+    // Whole blocks of lanes, so that the same neurons share one however the threads are.
+    if (together && (size = size / nero::MAX_LANES * nero::MAX_LANES) < nero::MAX_LANES) size = nero::MAX_LANES;
     if (size < 1) size = 1;
     job.per_chunk.push_back(size);
     job.chunks.push_back(total += (t.neuron_count + size - 1) / size);

@@ -43,7 +43,8 @@ struct Work {
   void* w;
   const void* g;
   double root_beta, root_rest;     // sqrt(beta), sqrt(1 - beta)
-  double root_debias, debias_m;    // sqrt(1 - beta^t), 1 - momentum^t
+  double debias_m;                 // 1 - momentum^t
+  double rate;                     // lr sqrt(1 - beta^t) / (1 - momentum^t)
   void* scratch;                   // gathered neurons, see scratch_bytes
   int64_t scratch_neurons;         // how many fit into it; 0 where neurons are rows in memory
 };

@@ -135,17 +135,48 @@ template <class S> struct Tail {
   Tail(const S* p, int64_t n) { std::memcpy((void*)entries, (const void*)p, n * sizeof(S)); }
 };
 
-// The sum of a block of lanes, in double, halving it until one is left.
-template <class V> inline double total(const V (&lanes)[PARTS]) {
-  using C = std::conditional_t<std::is_same_v<V, Doubles>, double, float>;
-  constexpr int COUNT = BLOCK / sizeof(C);
-  C entries[COUNT];
-  std::memcpy(entries, lanes, BLOCK);
-  double sums[COUNT];
-  for (int i = 0; i < COUNT; ++i) sums[i] = entries[i];
-  for (int half = COUNT / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
-  return sums[0];
+// ---- sums of lanes, in double and in a fixed order: entry i and entry i + half, halving ------
+
+typedef double Quads __attribute__((vector_size(32)));
+typedef double Pairs __attribute__((vector_size(16)));
+typedef float HalfFloats __attribute__((vector_size(VECTOR / 2)));
+
+template <class Half, class V> inline Half low(const V& x) {
+  Half half;
+  std::memcpy(&half, &x, sizeof half);
+  return half;
+}
+
+template <class Half, class V> inline Half high(const V& x) {
+  Half half;
+  std::memcpy(&half, (const char*)&x + sizeof half, sizeof half);
+  return half;
+}
+
+inline double across(Pairs x) { return x[0] + x[1]; }
+#if defined(__AVX2__)
+inline double across(Quads x) { return across(low<Pairs>(x) + high<Pairs>(x)); }
+#endif
+#if defined(__AVX512F__)
+inline double across(Doubles x) { return across(low<Quads>(x) + high<Quads>(x)); }
+#endif
+
+inline double total(const Doubles (&lanes)[PARTS]) {
+  Doubles sums[PARTS];
+  for (int k = 0; k < PARTS; ++k) sums[k] = lanes[k];
+  for (int half = PARTS / 2; half; half /= 2)
+    for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
+  return across(sums[0]);
+}
+
+inline double total(const Floats (&lanes)[PARTS]) {
+  Doubles wide[2 * PARTS], sums[PARTS];
+  for (int k = 0; k < PARTS; ++k) {
+    wide[2 * k] = __builtin_convertvector(low<HalfFloats>(lanes[k]), Doubles);
+    wide[2 * k + 1] = __builtin_convertvector(high<HalfFloats>(lanes[k]), Doubles);
+  }
+  for (int k = 0; k < PARTS; ++k) sums[k] = wide[k] + wide[k + PARTS];
+  return total(sums);
 }
 
 // ---- pass 1: sums ---------------------------------------------------------------------------
@@ -177,7 +208,10 @@ template <class S, class G> Sums sum_up(const S* w, const G* g, int64_t n) {
   int64_t i = 0;
   for (int64_t whole = n - n % LANES<S>; i < whole;) {
     int64_t stop = i + FLUSH * LANES<S>;
-    for (stop = stop < whole ? stop : whole; i < stop; i += LANES<S>) lanes.add(w + i, g + i);
+    for (stop = stop < whole ? stop : whole; i < stop; i += LANES<S>) {
+      __builtin_prefetch(w + n + i);  // the next neuron's, while this one's are at hand
+      lanes.add(w + i, g + i);
+    }
     lanes.flush(sums);
   }
   if (i < n) {
@@ -217,8 +251,6 @@ void write_turn(S* w, const G* g, int64_t n, double s, double mean, double k) {
   using V = typename Lanes<S>::Vector;
   const V vs = V{} + (C)s, vm = V{} + (C)mean, vk = V{} + (C)k;
   auto block = [&](S* ws, const G* gs) {
-    // The next neuron's entries are fetched while this one's are at hand.
-    __builtin_prefetch(ws + n);
     __builtin_prefetch(gs + n);
     for (int j = 0; j < PARTS; ++j) {
       V wj = load(ws + j * WIDTH<S>), gj = load(gs + j * WIDTH<S>);
@@ -288,37 +320,61 @@ template <class C> struct Neuron {
   double scale, radius;  // the radius is 0 where its norm is free
 };
 
-// The running average of the norm; returns what the gradient is divided by, 0 to stay put.
-template <class C> double divisor(const Work& work, const Neuron<C>& neuron, double g_norm) {
-  double norm = g_norm / (work.tensor->m ? work.debias_m : 1);
-  double a = work.root_beta * (double)get(neuron.rms), b = work.root_rest * norm;
-  double rms = (C)(sizeof(C) == 8 ? std::hypot(a, b) : std::sqrt(a * a + b * b));
-  put(neuron.rms, (C)rms);
-  double r = neuron.radius > 0 ? neuron.radius : neuron.scale;
-  double step = work.group->lr * r;
-  if (norm == 0 || rms == 0 || step == 0) return 0;
-  return rms / work.root_debias * (work.tensor->m ? work.debias_m : 1) / step;
+// What lr and the corrections for bias make of one neuron's step: w <- w - rate / rms * g.
+template <class C> double rate_of(const Work& work, const Neuron<C>& neuron) {
+  return work.rate * (neuron.radius > 0 ? neuron.radius : neuron.scale);
+}
+
+// The running average of the norm, from that of the gradient; returns it.
+template <class C> double remember(const Work& work, const Neuron<C>& neuron, double g_norm) {
+  double a = work.root_beta * (double)get(neuron.rms), b = work.root_rest / work.debias_m * g_norm;
+  C rms = (C)(sizeof(C) == 8 ? std::hypot(a, b) : std::sqrt(a * a + b * b));
+  put(neuron.rms, rms);
+  return rms;
+}
+
+// A neuron without a radius of its own is not projected under radius="initial".
+template <class C> bool centers(const Work& work, const Neuron<C>& neuron) {
+  const int64_t flags = work.tensor->flags;
+  return (flags & CENTER) && !((flags & INITIAL) && !(neuron.radius > 0));
+}
+
+// For sums that may have lost digits. Returns false where the gradient is not finite and skipped.
+template <class S, class G, class C>
+bool turn_carefully(const Work& work, const Neuron<C>& neuron, S* w, const G* g, int64_t n) {
+  double g_norm = (C)careful_norm(g, n);
+  // An average of gradients has been looked at before.
+  if (!work.tensor->m && !std::isfinite(g_norm) && work.group->nonfinite == SKIP) return false;
+  double rms = remember(work, neuron, g_norm), rate = rate_of(work, neuron);
+  if (g_norm != 0 && rms != 0 && rate != 0)
+    careful_turn(w, g, n, rms / rate, centers(work, neuron), neuron.radius);
+  return true;
+}
+
+// What the sums of a neuron say: w <- (w - k g - mean) * stretch, unless digits would be lost.
+template <class C> struct Turn {
+  bool easy;
+  double k, mean, stretch;
+  C rms;
+};
+
+template <class C> Turn<C> plan(const Work& work, const Neuron<C>& neuron, const Sums& s, int64_t n) {
+  double old = get(neuron.rms), a = work.root_beta, b = work.root_rest / work.debias_m;
+  C rms = (C)std::sqrt(a * a * old * old + b * b * s.gg);
+  double k = rate_of(work, neuron) / rms;
+  double mean = centers(work, neuron) ? (s.w - k * s.g) / n : 0;
+  double parts = s.ww + k * k * s.gg, squares = parts - 2 * k * s.wg - mean * mean * n;
+  bool easy = in_range<C>(s.gg, n) && in_range<C>(s.ww, n) && in_range<C>(old * old, 0) &&
+              in_range<float>(k * k, 1) && squares >= 0.25 * parts;
+  return {easy, k, mean, neuron.radius > 0 ? neuron.radius / std::sqrt(squares) : 1, rms};
 }
 
 template <class S, class G, class C>
 bool turn(const Work& work, const Neuron<C>& neuron, S* w, const G* g, int64_t n) {
-  const int64_t flags = work.tensor->flags;
-  Sums s = sum_up(w, g, n);
-  bool easy = in_range<C>(s.gg, n) && in_range<C>(s.ww, n);
-  double g_norm = (C)(in_range<C>(s.gg, n) ? std::sqrt(s.gg) : careful_norm(g, n));
-  bool averaged = work.tensor->m != nullptr;
-  if (!averaged && !std::isfinite(g_norm) && work.group->nonfinite == SKIP) return false;
-  double d = divisor(work, neuron, g_norm);
-  if (d == 0) return true;
-  // A neuron without a radius of its own is not projected under radius="initial".
-  bool center = (flags & CENTER) && !((flags & INITIAL) && !(neuron.radius > 0));
-  double k = 1 / d, mean = center ? (s.w - k * s.g) / n : 0;
-  double parts = s.ww + k * k * s.gg, squares = parts - 2 * k * s.wg - mean * mean * n;
-  if (easy && in_range<float>(k * k, 1) && squares >= 0.25 * parts) {
-    write_turn(w, g, n, k, mean, neuron.radius > 0 ? neuron.radius / std::sqrt(squares) : 1);
-  } else {
-    careful_turn(w, g, n, d, center, neuron.radius);
-  }
+  Turn<C> turn = plan(work, neuron, sum_up(w, g, n), n);
+  if (!turn.easy) return turn_carefully(work, neuron, w, g, n);
+  put(neuron.rms, turn.rms);
+  write_turn(w, g, n, turn.k, turn.mean, turn.stretch);
   return true;
 }
 
@@ -344,8 +400,9 @@ bool update_entry(const Work& work, const Neuron<C>& neuron, S* w, const S* g, C
     average(m, g, 1, work.group->momentum);
     x = get(m);
   }
-  double d = divisor(work, neuron, std::isinf(x) ? NAN : std::fabs(x));
-  if (d != 0) put(w, (C)((double)get(w) - x / d));
+  double rms = remember(work, neuron, std::isinf(x) ? NAN : std::fabs(x));
+  double rate = rate_of(work, neuron);
+  if (x != 0 && rms != 0 && rate != 0) put(w, (C)((double)get(w) - x / (rms / rate)));
   return finite;
 }
 
@@ -430,10 +487,104 @@ int64_t update_gathered(const Work& work, int64_t begin, int64_t end) {
   return skipped;
 }
 
+// ---- neurons that lie side by side, one in each lane ------------------------------------------
+
+template <class V, class Each> void along(const Loops& loops, Each each) {
+  int64_t sizes[MAX_DIMS] = {1, 1, 1}, w[MAX_DIMS] = {}, g[MAX_DIMS] = {};
+  for (int64_t d = 0, at = MAX_DIMS - loops.count; d < loops.count; ++d, ++at) {
+    sizes[at] = loops.size[d];
+    w[at] = loops.w[d];
+    g[at] = loops.g[d];
+  }
+  for (int64_t a = 0; a < sizes[0]; ++a)
+    for (int64_t b = 0; b < sizes[1]; ++b)
+      for (int64_t c = 0; c < sizes[2]; ++c)
+        each(a * w[0] + b * w[1] + c * w[2], a * g[0] + b * g[1] + c * g[2]);
+}
+
+template <class V> void spill(const V (&lanes)[PARTS], double* sums) {
+  for (int k = 0; k < PARTS; ++k)
+    for (size_t i = 0; i < sizeof(V) / sizeof(lanes[0][0]); ++i)
+      sums[k * (sizeof(V) / sizeof(lanes[0][0])) + i] += lanes[k][i];
+}
+
+// One block of lanes, each a neuron. Returns which of them could not be turned this way, as bits.
+template <class S, class C>
+unsigned update_block(const Work& work, int64_t first, S* w, const S* g) {
+  using V = typename Lanes<S>::Vector;
+  const Tensor& t = *work.tensor;
+  double sums[5][LANES<S>] = {};
+  LaneSums<V> lanes;
+  int64_t summed = 0;
+  auto flush = [&] {
+    spill(lanes.g, sums[0]); spill(lanes.gg, sums[1]); spill(lanes.w, sums[2]);
+    spill(lanes.ww, sums[3]); spill(lanes.wg, sums[4]);
+    lanes = LaneSums<V>();
+  };
+  along<V>(t.fan_in_loops, [&](int64_t w_at, int64_t g_at) {
+    lanes.add(w + w_at, g + g_at);
+    if (++summed % FLUSH == 0) flush();
+  });
+  flush();
+  C ks[LANES<S>], means[LANES<S>], stretches[LANES<S>], turns[LANES<S>];
+  unsigned left = 0;
+  for (int i = 0; i < LANES<S>; ++i) {
+    Neuron<C> neuron = neuron_at<C>(work, first + i);
+    Sums s{sums[0][i], sums[1][i], sums[2][i], sums[3][i], sums[4][i]};
+    Turn<C> turn = plan(work, neuron, s, t.fan_in);
+    if (turn.easy) put(neuron.rms, turn.rms);
+    left |= (unsigned)!turn.easy << i;
+    ks[i] = (C)turn.k;
+    means[i] = (C)turn.mean;
+    stretches[i] = (C)turn.stretch;
+    turns[i] = turn.easy;
+  }
+  along<V>(t.fan_in_loops, [&](int64_t w_at, int64_t g_at) {
+    for (int k = 0; k < PARTS; ++k) {
+      const int at = k * WIDTH<S>;
+      V wk = load(w + w_at + at), gk = load(g + g_at + at);
+      V turned = (wk - load(ks + at) * gk - load(means + at)) * load(stretches + at);
+      store(w + w_at + at, load(turns + at) != 0 ? turned : wk);
+    }
+  });
+  return left;
+}
+
+// Whether a block of lanes fits between neuron `first` and the end of its row in memory.
+template <class S> bool is_block(const Tensor& t, int64_t first, int64_t end) {
+  const Loops& loops = t.neurons;
+  const int64_t inner = loops.count - 1;
+  return !t.m && inner >= 0 && loops.w[inner] == 1 && loops.g[inner] == 1 &&
+         first + LANES<S> <= end && first % loops.size[inner] + LANES<S> <= loops.size[inner];
+}
+
+template <class S, class C>
+int64_t update_scattered(const Work& work, int64_t begin, int64_t end) {
+  int64_t skipped = 0;
+  for (int64_t first = begin; first < end;) {
+    if (!is_block<S>(*work.tensor, first, end)) {
+      // Up to where the next row in memory begins.
+      const Loops& loops = work.tensor->neurons;
+      int64_t size = loops.count ? loops.size[loops.count - 1] : 1;
+      int64_t stop = first + size - first % size;
+      stop = stop < end ? stop : end;
+      skipped += update_gathered<S, C>(work, first, stop);
+      first = stop;
+      continue;
+    }
+    Offsets at = offsets(work.tensor->neurons, first);
+    unsigned left = update_block<S, C>(work, first, (S*)work.w + at.w, (const S*)work.g + at.g);
+    for (int i = 0; left; ++i, left >>= 1)
+      if (left & 1) skipped += update_gathered<S, C>(work, first + i, first + i + 1);
+    first += LANES<S>;
+  }
+  return skipped;
+}
+
 template <class S> int64_t update_neurons(const Work& work, int64_t begin, int64_t end) {
   using C = typename Lanes<S>::Scalar;
   const Tensor& t = *work.tensor;
-  if (work.scratch_neurons) return update_gathered<S, C>(work, begin, end);
+  if (work.scratch_neurons) return update_scattered<S, C>(work, begin, end);
   int64_t skipped = 0;
   for (int64_t i = begin; i < end; ++i) {
     Offsets at = offsets(t.neurons, i);
