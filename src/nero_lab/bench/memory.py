@@ -86,20 +86,28 @@ def resident_rise(action: Callable[[], Any], repeats: int = 3) -> int | None:
         # Memory that was freed but stays resident would be used again unseen.
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
-        try:
-            _CLEAR.write_text(RESET_PEAK)
-            before = _status_bytes("VmHWM")
-            action()
-            rises.append(_status_bytes("VmHWM") - before)
-        except OSError:
+        before = reset_peak()
+        action()
+        after = peak_resident()
+        if before is None or after is None:
             return None
+        rises.append(after - before)
     return min(rises)
 
 
-def resident(peak: bool = False) -> int | None:
-    """Return the memory that is resident now, or was at most; None where nothing tells."""
+def reset_peak() -> int | None:
+    """Forget the peak of resident memory and return what is resident; None where that fails."""
     try:
-        return _status_bytes("VmHWM" if peak else "VmRSS")
+        _CLEAR.write_text(RESET_PEAK)
+    except OSError:
+        return None
+    return peak_resident()
+
+
+def peak_resident() -> int | None:
+    """Return the most memory that was resident since the reset; None where nothing tells."""
+    try:
+        return _status_bytes("VmHWM")
     except OSError:
         return None
 

@@ -42,6 +42,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _how(report)
     if report.targets:
         yield from _grid(target_grid(report))
+        yield from (_TARGETS, "")
     if report.tables:
         yield from ("## One step", "")
         for table in report.tables:
@@ -59,8 +60,8 @@ def _how(report: Report) -> Iterator[str]:
     settings = report.settings
     yield (
         f"Steps are interleaved: in each of {settings['rounds']} rounds every optimiser steps "
-        "once, in an order that is drawn anew, after two steps to warm up. Those whose steps would "
-        f"take more than {settings['seconds']:g} s together sit out rounds, down to "
+        "once, in an order that is drawn anew, after a step or two to warm up. Those whose steps "
+        f"would take more than {settings['seconds']:g} s together sit out rounds, down to "
         f"{settings['least']}. A time is a median. Gradients are the same for all. `add_` is the "
         "floor: `w.add_(g, alpha=a)` for each tensor, which reads gradient and weight once and "
         "writes the weight once. Only ratios within a table compare."
@@ -77,6 +78,10 @@ def _how(report: Report) -> Iterator[str]:
     yield ""
 
 
+_TARGETS = (
+    "That the paths agree with each other, and that the number of threads changes no bit, is what "
+    "the tests hold."
+)
 _SCALING = (
     "Matrices of 1024 x 1024 in float32; all three step the same weights. The last size is "
     "the largest of up to a billion for which weights, gradients and AdamW's state fit into "

@@ -18,10 +18,10 @@ def save_picture(report: Report, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 8.5), layout="constrained")
+    figure: Any = Figure(figsize=(11, 8.5), layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subfigures(2, 1, height_ratios=(1.25, 1))
-    panels: Any = upper.subplots(1, len(DTYPES), sharey=True)
+    panels = upper.subplots(1, len(DTYPES), sharey=True)
     for panel, dtype in zip(panels, DTYPES, strict=True):
         _draw_times(panel, [table for table in report.tables if table.dtype == dtype], dtype)
     legend = {}
