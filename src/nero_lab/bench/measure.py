@@ -1,10 +1,13 @@
 """One workload: contestants take turns, step by step, and their medians are compared."""
 
+import contextlib
 import gc
+import logging
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,7 +92,8 @@ def measure(work: Workload, dtype: str, settings: Settings, tick: Tick) -> Table
         try:
             _refuse(contestant, settings)
             parameters = make_parameters(contestant, work, weights, gradients, own)
-            runners.append(Runner(contestant, parameters, work))
+            with _without_warnings() if contestant.compiled else contextlib.nullcontext():
+                runners.append(Runner(contestant, parameters, work))
         except LeftOut as reason:
             rows[contestant.key] = replace(rows[contestant.key], left_out=str(reason))
         except Exception as error:  # a peer that fails is a row of the table, not the end of it
@@ -105,6 +109,18 @@ def measure(work: Workload, dtype: str, settings: Settings, tick: Tick) -> Table
     return Table(
         work.key, work.label, dtype, len(work.shapes), work.entries, own, tuple(rows.values())
     )
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep what others say about their own compilation from the console."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _refuse(contestant: Contestant, settings: Settings) -> None:
