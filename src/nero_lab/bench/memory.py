@@ -7,6 +7,7 @@ also what a compiled kernel takes from the system, in pages.
 
 import contextlib
 import ctypes
+import gc
 import os
 import re
 import sys
@@ -83,9 +84,6 @@ def resident_rise(action: Callable[[], Any], repeats: int = 3) -> int | None:
     """
     rises = []
     for _ in range(repeats):
-        # Memory that was freed but stays resident would be used again unseen.
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
         before = reset_peak()
         action()
         after = peak_resident()
@@ -97,6 +95,10 @@ def resident_rise(action: Callable[[], Any], repeats: int = 3) -> int | None:
 
 def reset_peak() -> int | None:
     """Forget the peak of resident memory and return what is resident; None where that fails."""
+    # Memory that was freed but stays resident would be used again unseen.
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         _CLEAR.write_text(RESET_PEAK)
     except OSError:
