@@ -7,7 +7,6 @@ also what a compiled kernel takes from the system, in pages.
 
 import contextlib
 import ctypes
-import gc
 import os
 import re
 import sys
@@ -96,7 +95,6 @@ def resident_rise(action: Callable[[], Any], repeats: int = 3) -> int | None:
 def reset_peak() -> int | None:
     """Forget the peak of resident memory and return what is resident; None where that fails."""
     # Memory that was freed but stays resident would be used again unseen.
-    gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     try:

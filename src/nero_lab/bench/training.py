@@ -1,5 +1,6 @@
 """Whole training steps: the optimiser's share, and the memory of training."""
 
+import gc
 import itertools
 import json
 import statistics
@@ -156,6 +157,7 @@ def train_and_tell(model: str, optimizer: str, quick: bool, threads: int) -> Non
     """Train a few steps and print the memory; what the child process does."""
     torch.set_num_threads(threads)
     Trainer(model, optimizer, quick=True).step()  # so that what this imports is there before
+    gc.collect()
     before = memory.reset_peak()
     trainer = Trainer(model, optimizer, quick)
     for _ in range(CHILD_STEPS):
