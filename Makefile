@@ -39,6 +39,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) install -qq -c constraints.txt --no-build-isolation -e '.[lab,dev,docs]'
 	@touch $@
 
+# What only the benchmark compares with.
+BENCH_STAMP := $(VENV)/.installed-bench
+$(BENCH_STAMP): $(STAMP)
+	@$(PIP) install -qq -c constraints.txt --no-build-isolation -e '.[lab,bench]'
+	@touch $@
+
 demo: $(READY) ## Train 50- and 100-layer networks with Nero and its peers; writes runs/demo/report.html
 	@$(BIN)/nero demo
 
@@ -55,15 +61,15 @@ docs: $(READY) ## Build the documentation into site/, warnings being errors
 	$(BIN)/mkdocs build --strict --quiet
 	@echo 'Built site/index.html.'
 
-bench: $(READY) ## Time an optimiser step
-	@$(BIN)/python bench/step_time.py
+bench: $(READY) $(BENCH_STAMP) ## Measure an optimiser step against its peers; writes docs/benchmarks.md; 15 minutes
+	@$(BIN)/nero bench --out docs --json runs/bench/benchmarks.json
 
 constraints: $(STAMP) ## Resolve every pin anew, under the oldest supported Python
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
 	  echo 'error: pins are resolved under Python 3.11, so that they fit the newer ones: make the $(VENV) with it' >&2; exit 1; }
 	@mkdir -p build
 	@echo 'Resolving; nothing is installed.'
-	@$(PIP) install -qq --dry-run --ignore-installed --no-build-isolation --report build/resolved.json -e '.[lab,dev,docs]' $(ALSO_PINNED)
+	@$(PIP) install -qq --dry-run --ignore-installed --no-build-isolation --report build/resolved.json -e '.[lab,bench,dev,docs]' $(ALSO_PINNED)
 	@{ grep '^#' constraints.txt; $(BIN)/python -c 'import json; \
 	  found = [item["metadata"] for item in json.load(open("build/resolved.json"))["install"]]; \
 	  print(*sorted("{}=={}".format(m["name"].lower().replace("_", "-"), m["version"]) for m in found \
@@ -73,4 +79,4 @@ constraints: $(STAMP) ## Resolve every pin anew, under the oldest supported Pyth
 
 clean: ## Remove what is built and cached; .venv and runs/ stay
 	rm -rf $(KERNEL) build dist site htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
-	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

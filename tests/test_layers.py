@@ -36,6 +36,12 @@ RULE_AND_BELOW = "nero.neurons nero.geometry nero.rule"
 BELOW_OPTIMIZER = f"{RULE_AND_BELOW} nero.kernels nero.architecture"
 BELOW_TELEMETRY = f"{BELOW_OPTIMIZER} nero.groups nero.dispatch nero.checkpoint nero.optimizer"
 
+LAB_MAY_IMPORT = "nero_lab nero nero.geometry nero.optax nero.integrations"
+LAB_PACKAGES = (
+    "torch jinja2 lightning_fabric markupsafe matplotlib numpy plotly pytorch_optimizer rich "
+    "sklearn tokenizers torchvision transformers typer"
+)
+
 # A name stands for the modules inside it too, unless a longer one does; `nero` for itself alone.
 LAYERS: Mapping[str, Layer] = {
     "nero": layer(f"{BELOW_TELEMETRY} nero.telemetry nero.registry nero.description"),
@@ -74,11 +80,9 @@ LAYERS: Mapping[str, Layer] = {
         theirs="torch lightning transformers",
     ),
     # Of the library its public names only; of others what the extra `lab` asks for.
-    "nero_lab": layer(
-        "nero_lab nero nero.geometry nero.optax nero.integrations",
-        theirs="torch jinja2 lightning_fabric markupsafe matplotlib numpy plotly "
-        "pytorch_optimizer rich sklearn tokenizers torchvision transformers typer",
-    ),
+    "nero_lab": layer(LAB_MAY_IMPORT, theirs=LAB_PACKAGES),
+    # And, where it is installed, what the extra `bench` asks for.
+    "nero_lab.bench": layer(LAB_MAY_IMPORT, theirs=f"{LAB_PACKAGES} torchao"),
 }
 
 

@@ -60,7 +60,7 @@ def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
     metadata = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     assert [r.name for r in requirements if r.marker is None] == ["torch"]
-    assert set(metadata.get_all("Provides-Extra", [])) == {"lab", "dev", "docs"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"lab", "bench", "dev", "docs"}
     assert "nero = nero_lab.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
     assert f"{info}/licenses/LICENSE" in wheel.namelist()
 

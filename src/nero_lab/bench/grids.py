@@ -1,0 +1,167 @@
+"""The tables of a report, as cells: the page and the console show the same."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nero_lab.bench.contestants import ADAMW, CONTESTANTS, FLOOR
+from nero_lab.bench.results import Report, Row, ScalingPoint, Table, TrainingRow, backward_ratio
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of text."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def target_grid(report: Report) -> Grid:
+    """Return the targets, and which of them hold."""
+    rows = tuple(
+        (
+            str(each["label"]),
+            str(each["dtype"]),
+            str(each["what"]),
+            number(each["value"]),
+            str(each["limit"]),
+            str(each["verdict"]),
+        )
+        for each in report.targets
+    )
+    headings = ("workload", "dtype", "figure", "measured", "target", "verdict")
+    return Grid("Targets", headings, rows)
+
+
+def step_grid(table: Table) -> Grid:
+    """Return one workload's steps."""
+    headings = (
+        "optimiser",
+        "ms (quartiles)",
+        "/ AdamW fused",
+        "/ add_",
+        "rounds",
+        "state, bytes",
+        "state / weights",
+        "extra at the peak",
+    )
+    weights = table.entries * {"float32": 4, "bfloat16": 2}[table.dtype]
+    rows = tuple(_step_cells(table, row, weights) for row in table.rows if not row.left_out)
+    whose = "its own weights" if table.own_weights else "the same weights, for want of memory"
+    notes = [
+        f"{table.tensors:,} tensors, {table.entries:,} parameters, {bytes_text(weights)} of "
+        f"weights; each optimiser stepped {whose}."
+    ]
+    notes += [f"{row.label}: {row.left_out}." for row in table.rows if row.left_out]
+    return Grid(f"{table.label}, {table.dtype}", headings, rows, tuple(notes))
+
+
+def _step_cells(table: Table, row: Row, weights: int) -> tuple[str, ...]:
+    low, high = row.quartiles or (0.0, 0.0)
+    assert row.seconds is not None
+    assert row.state_bytes is not None
+    return (
+        row.label,
+        f"{milliseconds(row.seconds)} ({milliseconds(low)}-{milliseconds(high)})",
+        number(table.ratio(row.key, ADAMW)),
+        number(table.ratio(row.key, FLOOR)),
+        str(row.rounds),
+        f"{row.state_bytes:,}",
+        f"{row.state_bytes / weights:.4f}",
+        bytes_text(row.extra_bytes),
+    )
+
+
+def scaling_grid(points: tuple[ScalingPoint, ...]) -> Grid:
+    """Return how cost grows."""
+    keys = list(points[0].seconds) if points else []
+    headings = (
+        "parameters",
+        "threads",
+        *(f"{CONTESTANTS[key].label}, ms" for key in keys),
+        *(f"{CONTESTANTS[key].label}, ns a parameter" for key in keys),
+        "rounds",
+    )
+    rows = tuple(
+        (
+            f"{point.entries:,}",
+            str(point.threads),
+            *(milliseconds(point.seconds[key]) for key in keys),
+            *(f"{1e9 * point.seconds[key] / point.entries:.3f}" for key in keys),
+            str(point.rounds),
+        )
+        for point in points
+    )
+    return Grid("How cost grows", headings, rows)
+
+
+def training_grid(rows: tuple[TrainingRow, ...]) -> Grid:
+    """Return whole training steps."""
+    headings = (
+        "model",
+        "optimiser",
+        "forward, ms",
+        "backward, ms",
+        "step, ms",
+        "step's share",
+        "backward / with SGD",
+        "peak of the process",
+        "of it training",
+    )
+    cells = tuple(
+        (
+            row.label,
+            row.optimizer_label,
+            *map(milliseconds, (row.forward, row.backward, row.step)),
+            f"{row.share:.1%}",
+            number(backward_ratio(rows, row, "sgd")),
+            bytes_text(row.peak_bytes),
+            bytes_text(_training_bytes(row)),
+        )
+        for row in rows
+    )
+    return Grid("Training steps", headings, cells)
+
+
+def _training_bytes(row: TrainingRow) -> int | None:
+    if row.peak_bytes is None or row.before_bytes is None:
+        return None
+    return row.peak_bytes - row.before_bytes
+
+
+def all_grids(report: Report) -> Iterator[Grid]:
+    """Yield every table that the report has figures for."""
+    if report.targets:
+        yield target_grid(report)
+    yield from map(step_grid, report.tables)
+    if report.scaling:
+        yield scaling_grid(report.scaling)
+    if report.training:
+        yield training_grid(report.training)
+
+
+def number(value: object) -> str:
+    """Return a ratio in three digits."""
+    return f"{value:.3g}" if isinstance(value, (int, float)) else NOTHING
+
+
+def milliseconds(seconds: float) -> str:
+    """Return seconds as milliseconds, to a hundredth or three digits."""
+    return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
+
+
+def bytes_text(count: int | None) -> str:
+    """Return bytes in the unit that suits them."""
+    if count is None:
+        return NOTHING
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return (
+                f"{count / size:.3g} {unit}"
+                if count < 1000 * size
+                else f"{count / size:,.0f} {unit}"
+            )
+    return f"{count} B"

@@ -1,0 +1,126 @@
+"""What a benchmark found, and what follows from it by arithmetic."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from nero_lab.records import finite
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one contestant takes for one step of a workload."""
+
+    key: str
+    label: str
+    left_out: str = ""
+    """why there are no figures; empty where there are"""
+    seconds: float | None = None
+    """the median"""
+    quartiles: tuple[float, float] | None = None
+    rounds: int = 0
+    state_bytes: int | None = None
+    torch_peak: int | None = None
+    """the most that PyTorch allocated during a step"""
+    resident_rise: int | None = None
+    """the rise of the process's resident memory during a step"""
+
+    @property
+    def extra_bytes(self) -> int | None:
+        """Return the larger of the two figures of memory at the peak of a step."""
+        seen = [x for x in (self.torch_peak, self.resident_rise) if x is not None]
+        return max(seen, default=None)
+
+
+@dataclass(frozen=True)
+class Table:
+    """All contestants on one workload in one dtype."""
+
+    workload: str
+    label: str
+    dtype: str
+    tensors: int
+    entries: int
+    own_weights: bool
+    """whether each contestant had its own weights, or all of them stepped the same ones"""
+    rows: tuple[Row, ...]
+
+    def row(self, key: str) -> Row | None:
+        """Return a contestant's row."""
+        return next((row for row in self.rows if row.key == key), None)
+
+    def ratio(self, key: str, to: str) -> float | None:
+        """Return one contestant's time as a multiple of another's, where both have one."""
+        one, other = self.row(key), self.row(to)
+        if one is None or other is None or not one.seconds or not other.seconds:
+            return None
+        return one.seconds / other.seconds
+
+
+@dataclass(frozen=True)
+class ScalingPoint:
+    """The median seconds of a step, by contestant, at one size."""
+
+    entries: int
+    threads: int
+    rounds: int
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """What training a model with one optimiser takes: medians of its parts, and memory."""
+
+    model: str
+    label: str
+    entries: int
+    optimizer: str
+    optimizer_label: str
+    steps: int
+    forward: float
+    backward: float
+    step: float
+    peak_bytes: int | None = None
+    """resident memory of a process that only trains, at its peak"""
+    before_bytes: int | None = None
+    """the same before the model was built"""
+
+    @property
+    def share(self) -> float:
+        """Return the optimiser's part of a training step's time."""
+        return self.step / (self.forward + self.backward + self.step)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole benchmark."""
+
+    machine: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    commit: str | None
+    started: str
+    command: str
+    seconds: float = 0.0
+    tables: tuple[Table, ...] = ()
+    scaling: tuple[ScalingPoint, ...] = ()
+    training: tuple[TrainingRow, ...] = ()
+    targets: tuple[Mapping[str, Any], ...] = field(default=())
+    """what targets.judge made of the figures"""
+
+    def table(self, workload: str, dtype: str) -> Table | None:
+        """Return the table of a workload in a dtype."""
+        found = (t for t in self.tables if (t.workload, t.dtype) == (workload, dtype))
+        return next(found, None)
+
+    def to_json(self) -> str:
+        """Return everything as strict JSON."""
+        return json.dumps(finite(asdict(self)), indent=1, allow_nan=False) + "\n"
+
+
+def backward_ratio(rows: tuple[TrainingRow, ...], row: TrainingRow, to: str) -> float | None:
+    """Return a row's backward pass as a multiple of that beside another optimiser."""
+    for other in rows:
+        if (other.model, other.optimizer) == (row.model, to):
+            return row.backward / other.backward
+    return None

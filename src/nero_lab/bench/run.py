@@ -1,0 +1,182 @@
+"""The whole benchmark: what it measures, in which order, and what it writes."""
+
+import gc
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table as RichTable
+
+import nero
+from nero_lab.bench import memory
+from nero_lab.bench.grids import Grid, all_grids
+from nero_lab.bench.measure import Settings, Tick, measure
+from nero_lab.bench.page import write_page
+from nero_lab.bench.results import Report
+from nero_lab.bench.scaling import measure_scaling
+from nero_lab.bench.targets import judge
+from nero_lab.bench.training import MODELS, measure_training
+from nero_lab.bench.workloads import DTYPES, FULL, QUICK
+from nero_lab.records import commit
+
+PARTS = (*FULL, "scaling", "training")
+PACKAGES = ("torch", "torchvision", "torchao", "pytorch-optimizer", "nero-optim")
+QUICK_SETTINGS = Settings(rounds=3, least=2, seconds=0.1, quick=True)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One bar's worth of the benchmark: measures, and adds to the report."""
+
+    name: str
+    run: Callable[[Report, Tick], Report]
+
+
+def run_bench(
+    out: Path,
+    json: Path | None,
+    only: Sequence[str],
+    settings: Settings,
+    command: str,
+    console: Console,
+) -> None:
+    """Measure, print the tables and write the page.
+
+    Args:
+        out: directory of benchmarks.md and its picture; made if missing.
+        json: file for everything that was measured; None for none.
+        only: which of PARTS; none for all.
+        settings: how long to measure.
+        command: what was called, for the page.
+        console: where to print.
+    """
+    start = time.monotonic()
+    report = new_report(settings, command)
+    for part in with_progress(list(parts(only or PARTS, settings)), console):
+        report = part(report)
+    report = replace(report, targets=judge(report), seconds=time.monotonic() - start)
+    if json is not None:  # first of all, lest a picture that fails cost the figures
+        json.parent.mkdir(parents=True, exist_ok=True)
+        json.write_text(report.to_json(), encoding="utf-8")
+    print_grids(all_grids(report), console)
+    out.mkdir(parents=True, exist_ok=True)
+    page = write_page(report, out)
+    console.print(f"Wrote {page}. It took {report.seconds:.0f} s.", soft_wrap=True)
+
+
+def parts(only: Sequence[str], settings: Settings) -> Iterator[Part]:
+    """Yield what is to be measured; the tensors of one part are gone before the next."""
+    for key, build in (QUICK if settings.quick else FULL).items():
+        for dtype in DTYPES if key in only else ():
+            yield Part(f"{key}, {dtype}", partial(_tables, build, dtype, settings))
+    if "scaling" in only:
+        yield Part("scaling", partial(_scaling, settings))
+    for model in MODELS if "training" in only else ():
+        yield Part(f"training, {model}", partial(_training, model, settings))
+
+
+def _tables(build: Any, dtype: str, settings: Settings, report: Report, tick: Tick) -> Report:
+    return replace(report, tables=(*report.tables, measure(build(), dtype, settings, tick)))
+
+
+def _scaling(settings: Settings, report: Report, tick: Tick) -> Report:
+    return replace(report, scaling=measure_scaling(torch.get_num_threads(), settings, tick))
+
+
+def _training(model: str, settings: Settings, report: Report, tick: Tick) -> Report:
+    rows = measure_training(model, settings, tick)
+    return replace(report, training=(*report.training, *rows))
+
+
+def with_progress(todo: list[Part], console: Console) -> Iterator[Callable[[Report], Report]]:
+    """Yield each part, to be called in turn, and show how far it is."""
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+    )
+    # Drawing takes time from what is measured: twice a second is enough.
+    with Progress(
+        *columns, TextColumn("{task.description}"), console=console, refresh_per_second=2
+    ) as progress:
+        bar = progress.add_task("", total=len(todo))
+
+        def tick(doing: str) -> None:
+            progress.update(bar, description=doing)
+
+        for index, part in enumerate(todo):
+            start = time.monotonic()
+            yield lambda report, part=part: part.run(report, tick)
+            gc.collect()  # some optimisers refer to themselves, and would outlive their part
+            progress.update(bar, completed=index + 1)
+            if not console.is_terminal:  # there is no bar
+                console.print(
+                    f"{index + 1}/{len(todo)} {part.name}: {time.monotonic() - start:.0f} s"
+                )
+
+
+def new_report(settings: Settings, command: str) -> Report:
+    """Return a report without figures: where, when and how."""
+    return Report(
+        machine=machine(),
+        settings={
+            **vars(settings),
+            "threads": torch.get_num_threads(),
+            "resident_memory": memory.resident_rise(lambda: None) is not None,
+        },
+        commit=commit(),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+    )
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    versions = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "missing"
+    path = nero.Nero([torch.nn.Parameter(torch.randn(3, 4))]).path
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "memory": memory.total_bytes(),
+        "platform": platform.platform(),
+        "path": path.partition(": 1 parameters")[0],
+        "versions": versions,
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
+
+
+def print_grids(grids: Iterator[Grid], console: Console) -> None:
+    """Print tables; a pipe, which has no width, gets them whole."""
+    wide = console if console.is_terminal else Console(file=console.file, width=200)
+    for grid in grids:
+        table = RichTable(title=grid.title, title_justify="left")
+        for heading in grid.headings:
+            table.add_column(heading)
+        for row in grid.rows:
+            table.add_row(*row)
+        wide.print(table)
+        for note in grid.notes:
+            wide.print(note, highlight=False, markup=False)

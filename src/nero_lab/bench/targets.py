@@ -1,0 +1,86 @@
+"""What the figures are held to: the targets of the project, judged by the figures of one run."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+from nero_lab.bench.contestants import ADAMW, FLOOR, NERO, RULE
+from nero_lab.bench.results import Report, Table
+
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure of one table and the most that it may be."""
+
+    workload: str
+    dtype: str
+    what: str
+    limit: float
+    strict: bool
+    """whether the limit itself is too much"""
+    measure: Callable[[Table], float | None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target beside the figure."""
+
+    label: str
+    dtype: str
+    what: str
+    limit: str
+    value: float | None
+    verdict: str
+
+
+def _time(workload: str, dtype: str, to: str, label: str, limit: float) -> Target:
+    def measure(table: Table) -> float | None:
+        return table.ratio(NERO, to)
+
+    return Target(workload, dtype, f"time, Nero / {label}", limit, False, measure)
+
+
+def _extra(table: Table) -> float | None:
+    row = table.row(NERO)
+    extra = None if row is None else row.extra_bytes
+    return None if extra is None else extra / MEBIBYTE
+
+
+def targets() -> Iterator[Target]:
+    """Yield the targets of the CPU kernel."""
+    for workload, floor in (("gpt2", 1.15), ("resnet50", 1.3)):
+        yield _time(workload, "float32", ADAMW, "AdamW fused", 0.48)
+        yield _time(workload, "float32", FLOOR, "add_", floor)
+        yield _time(workload, "float32", RULE, "foreach=False", 0.12)
+        yield _time(workload, "bfloat16", ADAMW, "AdamW fused", 0.5)
+    yield _time("small", "float32", ADAMW, "AdamW fused", 1.0)
+    for workload in ("gpt2", "resnet50", "small", "matrix"):
+        for dtype in ("float32", "bfloat16"):
+            yield Target(workload, dtype, "MiB at the peak of a step", 1.0, True, _extra)
+
+
+def judge(report: Report) -> tuple[dict[str, object], ...]:
+    """Return every target whose workload was measured, with the figure and whether it holds."""
+    verdicts = []
+    for target in targets():
+        table = report.table(target.workload, target.dtype)
+        if table is None:
+            continue
+        value = target.measure(table)
+        limit = f"{'<' if target.strict else '≤'} {target.limit:g}"
+        verdicts.append(
+            asdict(
+                Verdict(
+                    table.label, target.dtype, target.what, limit, value, _verdict(target, value)
+                )
+            )
+        )
+    return tuple(verdicts)
+
+
+def _verdict(target: Target, value: float | None) -> str:
+    if value is None:
+        return "not measured"
+    holds = value < target.limit if target.strict else value <= target.limit
+    return "holds" if holds else "does not hold"

@@ -1,0 +1,169 @@
+"""Whole training steps: the optimiser's share, and the memory of training."""
+
+import gc
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import nero
+from nero_lab.bench import memory
+from nero_lab.bench.measure import Settings, Tick
+from nero_lab.bench.results import TrainingRow
+
+BLOCK = 4
+"""steps in a row with one optimiser; the first of them, beside another's caches, is not counted"""
+GPT = (6, 384, 256, 8, 4096)
+"""depth, width, context, batch, vocabulary"""
+CHILD_STEPS = 3
+CHILD_SECONDS = 300
+
+OPTIMIZERS: Mapping[str, tuple[str, Callable[[nn.Module], Any]]] = {
+    "nero": ("Nero", lambda model: nero.Nero(nero.param_groups(model))),
+    "adamw": ("AdamW fused", lambda model: torch.optim.AdamW(model.parameters(), fused=True)),
+    "sgd": ("SGD fused", lambda model: torch.optim.SGD(model.parameters(), lr=1e-3, fused=True)),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model with a batch to train it on."""
+
+    label: str
+    model: nn.Module
+    inputs: Tensor
+    targets: Tensor
+
+    def loss(self) -> Tensor:
+        """Return the cross-entropy on the batch."""
+        scores = self.model(self.inputs)
+        return nn.functional.cross_entropy(scores.flatten(0, -2), self.targets.flatten())
+
+
+def gpt(quick: bool) -> Training:
+    """Return a small GPT and random text."""
+    from nero_lab.models.gpt import SmallGPT
+
+    depth, width, context, batch, vocabulary = (1, 32, 16, 2, 64) if quick else GPT
+    model = SmallGPT(vocabulary, context, depth, width, heads=max(1, width // 64))
+    text = torch.randint(vocabulary, (batch, context + 1))
+    label = f"{depth}-layer GPT, width {width}, context {context}, batch {batch}"
+    return Training(label, model, text[:, :-1].contiguous(), text[:, 1:].contiguous())
+
+
+def resnet18(quick: bool) -> Training:
+    """Return a ResNet-18 and random images of CIFAR's size."""
+    import torchvision
+
+    batch = 2 if quick else 32
+    model = torchvision.models.resnet18(weights=None, num_classes=10)
+    label = f"ResNet-18, images of 32 x 32, batch {batch}"
+    return Training(label, model, torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,)))
+
+
+MODELS: Mapping[str, Callable[[bool], Training]] = {"resnet18": resnet18, "gpt": gpt}
+
+
+class Trainer:
+    """One optimiser training a model of its own."""
+
+    def __init__(self, model: str, optimizer: str, quick: bool) -> None:
+        torch.manual_seed(0)
+        self.optimizer_label, build = OPTIMIZERS[optimizer]
+        self.training = MODELS[model](quick)
+        self.optimizer = build(self.training.model)
+        self.parts: list[tuple[float, float, float]] = []
+        """seconds of forward pass, backward pass and step"""
+
+    def step(self) -> tuple[float, float, float]:
+        """Train one step and return the seconds of its parts."""
+        self.optimizer.zero_grad()
+        times = [time.perf_counter()]
+        loss = self.training.loss()
+        times.append(time.perf_counter())
+        loss.backward()
+        times.append(time.perf_counter())
+        self.optimizer.step()
+        times.append(time.perf_counter())
+        forward, backward, step = (b - a for a, b in itertools.pairwise(times))
+        return forward, backward, step
+
+    def block(self) -> None:
+        """Train some steps in a row."""
+        self.parts += [self.step() for _ in range(BLOCK)][1:]
+
+
+def measure_training(model: str, settings: Settings, tick: Tick) -> tuple[TrainingRow, ...]:
+    """Return time and memory of training a model, by optimiser."""
+    trainers = {key: Trainer(model, key, settings.quick) for key in OPTIMIZERS}
+    blocks = -(-settings.rounds // (BLOCK - 1))
+    for trainer in trainers.values():
+        trainer.step()
+    for index in range(blocks):
+        tick(f"training, {model}: block {index + 1}/{blocks}")
+        for trainer in trainers.values():
+            trainer.block()
+    rows = [_row(model, key, trainer) for key, trainer in trainers.items()]
+    del trainers
+    return tuple(_with_memory(rows, settings, tick))
+
+
+def _row(model: str, key: str, trainer: Trainer) -> TrainingRow:
+    forward, backward, step = map(statistics.median, zip(*trainer.parts, strict=True))
+    return TrainingRow(
+        model,
+        trainer.training.label,
+        sum(p.numel() for p in trainer.training.model.parameters()),
+        key,
+        trainer.optimizer_label,
+        len(trainer.parts),
+        forward,
+        backward,
+        step,
+    )
+
+
+def _with_memory(rows: list[TrainingRow], settings: Settings, tick: Tick) -> Iterator[TrainingRow]:
+    for row in rows:
+        if settings.quick and (row.model, row.optimizer) != ("gpt", "nero"):
+            yield row  # a process takes seconds to start: a quick run has one of them
+            continue
+        tick(f"training, {row.model}: memory with {row.optimizer_label}")
+        before, peak = child_memory(row.model, row.optimizer, settings.quick)
+        yield replace(row, before_bytes=before, peak_bytes=peak)
+
+
+def child_memory(model: str, optimizer: str, quick: bool) -> tuple[int | None, int | None]:
+    """Return the memory of a process of its own before and at the peak of training a few steps."""
+    arguments = {"model": model, "optimizer": optimizer, "quick": quick}
+    arguments["threads"] = torch.get_num_threads()
+    command = [sys.executable, "-m", "nero_lab.bench.training", json.dumps(arguments)]
+    child = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=CHILD_SECONDS
+    )
+    before, peak = json.loads(child.stdout.splitlines()[-1])
+    return before, peak
+
+
+def train_and_tell(model: str, optimizer: str, quick: bool, threads: int) -> None:
+    """Train a few steps and print the memory; what the child process does."""
+    torch.set_num_threads(threads)
+    Trainer(model, optimizer, quick=True).step()  # so that what this imports is there before
+    gc.collect()
+    before = memory.reset_peak()
+    trainer = Trainer(model, optimizer, quick)
+    for _ in range(CHILD_STEPS):
+        trainer.step()
+    print(json.dumps([before, memory.peak_resident()]))
+
+
+if __name__ == "__main__":
+    train_and_tell(**json.loads(sys.argv[1]))
