@@ -1,0 +1,174 @@
+// Blocks of lanes in one instruction set: vectors, loads and stores of every dtype, sums of lanes.
+#pragma once
+#include "cpu.h"
+
+#include <cmath>
+#include <cstring>
+#include <type_traits>
+
+#ifndef NERO_ISA
+#define NERO_ISA baseline
+#endif
+
+namespace nero {
+namespace NERO_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int VECTOR = 64;
+#elif defined(__AVX2__)
+constexpr int VECTOR = 32;
+#else
+constexpr int VECTOR = 16;
+#endif
+constexpr int BLOCK = 64;             // bytes of arithmetic in one block of lanes
+constexpr int PARTS = BLOCK / VECTOR;  // vectors in a block
+constexpr int FLUSH = 64;             // blocks that are summed before they go into a double
+
+typedef float Floats __attribute__((vector_size(VECTOR)));
+typedef double Doubles __attribute__((vector_size(VECTOR)));
+typedef uint32_t Words __attribute__((vector_size(VECTOR)));
+typedef int32_t Ints __attribute__((vector_size(VECTOR)));
+typedef uint16_t Halves __attribute__((vector_size(VECTOR / 2)));
+
+struct BFloat16 { uint16_t bits; };
+struct Float16 { uint16_t bits; };
+
+template <class S> struct Lanes { using Scalar = float; using Vector = Floats; };
+template <> struct Lanes<double> { using Scalar = double; using Vector = Doubles; };
+
+template <class S> constexpr int LANES = BLOCK / sizeof(typename Lanes<S>::Scalar);
+template <class S> constexpr int WIDTH = VECTOR / sizeof(typename Lanes<S>::Scalar);
+
+// Whether sums of squares keep their digits: far from where squares underflow or overflow.
+template <class C> struct Range;
+template <> struct Range<float> {
+  static constexpr double LEAST = 1e-30, MOST = 1e34, EPS = 1.1920928955078125e-07;
+};
+template <> struct Range<double> {
+  static constexpr double LEAST = 1e-280, MOST = 1e280, EPS = 2.220446049250313e-16;
+};
+constexpr double NOISE_ULPS = 16;  // as in geometry.py
+
+template <class T> inline T bits_as(const void* p) { T x; std::memcpy(&x, p, sizeof x); return x; }
+
+// ---- loads and stores -----------------------------------------------------------------------
+
+inline Floats load(const float* p) { return bits_as<Floats>(p); }
+inline Doubles load(const double* p) { return bits_as<Doubles>(p); }
+inline void store(float* p, Floats x) { std::memcpy(p, &x, sizeof x); }
+inline void store(double* p, Doubles x) { std::memcpy(p, &x, sizeof x); }
+
+inline Words select(Words mask, Words a, Words b) { return (mask & a) | (~mask & b); }
+
+inline Floats load(const BFloat16* p) {
+  return (Floats)(__builtin_convertvector(bits_as<Halves>(p), Words) << 16);
+}
+
+// To the nearest, ties to even. NaN keeps its sign and becomes quiet.
+inline void store(BFloat16* p, Floats x) {
+  Words u = (Words)x;
+  Words rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  Words nan = (Words)((u & 0x7fffffffu) > 0x7f800000u);
+  Halves h = __builtin_convertvector(select(nan, (u >> 16) | 0x40u, rounded), Halves);
+  std::memcpy(p, &h, sizeof h);
+}
+
+// Without the processor's denormals, which a training loop may have switched off.
+inline Floats load(const Float16* p) {
+  Words h = __builtin_convertvector(bits_as<Halves>(p), Words);
+  Words sign = (h & 0x8000u) << 16, rest = h & 0x7fffu;
+  Words normal = (rest << 13) + (112u << 23);
+  Words special = (rest << 13) | 0x7f800000u;
+  Words small = (Words)(__builtin_convertvector((Ints)rest, Floats) * 0x1p-24f);
+  Words out = select((Words)(rest < 0x400u), small, normal);
+  return (Floats)(select((Words)(rest >= 0x7c00u), special, out) | sign);
+}
+
+inline void store(Float16* p, Floats x) {
+  Words u = (Words)x, sign = (u >> 16) & 0x8000u, rest = u & 0x7fffffffu;
+  Words moved = rest - (112u << 23);
+  Words normal = (moved + 0xfffu + ((moved >> 13) & 1u)) >> 13;
+  // Adding 0.5 puts the last place of a float where half's smallest is: the sum rounds.
+  Words small = (Words)((Floats)rest + 0.5f) - 0x3f000000u;
+  Words out = select((Words)(rest < 0x38800000u), small, normal);
+  out = select((Words)(rest >= 0x477ff000u), Words{} + 0x7c00u, out);  // 65520 and above
+  out = select((Words)(rest > 0x7f800000u), Words{} + 0x7e00u, out);
+  Halves h = __builtin_convertvector(out | sign, Halves);
+  std::memcpy(p, &h, sizeof h);
+}
+
+// One entry, by way of a vector of which the rest is zero.
+template <class S> inline typename Lanes<S>::Scalar get(const S* p) {
+  if constexpr (sizeof(S) == 2) {
+    S padded[WIDTH<S>] = {};
+    std::memcpy(padded, p, sizeof(S));
+    return load(padded)[0];
+  } else {
+    return bits_as<S>(p);
+  }
+}
+
+template <class S> inline void put(S* p, typename Lanes<S>::Scalar x) {
+  if constexpr (sizeof(S) == 2) {
+    S padded[WIDTH<S>];
+    store(padded, typename Lanes<S>::Vector{} + x);
+    std::memcpy(p, padded, sizeof(S));
+  } else {
+    std::memcpy(p, &x, sizeof x);
+  }
+}
+
+// The last entries of a neuron, fewer than a block, with zeros after them.
+template <class S> struct Tail {
+  S entries[LANES<S>] = {};
+  Tail(const S* p, int64_t n) { std::memcpy((void*)entries, (const void*)p, n * sizeof(S)); }
+};
+
+// ---- sums of lanes, in double and in a fixed order: entry i and entry i + half, halving ------
+
+typedef double Quads __attribute__((vector_size(32)));
+typedef double Pairs __attribute__((vector_size(16)));
+typedef float HalfFloats __attribute__((vector_size(VECTOR / 2)));
+
+template <class Half, class V> inline Half low(const V& x) {
+  Half half;
+  std::memcpy(&half, &x, sizeof half);
+  return half;
+}
+
+template <class Half, class V> inline Half high(const V& x) {
+  Half half;
+  std::memcpy(&half, (const char*)&x + sizeof half, sizeof half);
+  return half;
+}
+
+inline double across(Pairs x) { return x[0] + x[1]; }
+#if defined(__AVX2__)
+inline double across(Quads x) { return across(low<Pairs>(x) + high<Pairs>(x)); }
+#endif
+#if defined(__AVX512F__)
+inline double across(Doubles x) { return across(low<Quads>(x) + high<Quads>(x)); }
+#endif
+
+inline double total(const Doubles (&lanes)[PARTS]) {
+  Doubles sums[PARTS];
+  for (int k = 0; k < PARTS; ++k) sums[k] = lanes[k];
+  for (int half = PARTS / 2; half; half /= 2)
+    for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
+  return across(sums[0]);
+}
+
+inline double total(const Floats (&lanes)[PARTS]) {
+  Doubles wide[2 * PARTS], sums[PARTS];
+  for (int k = 0; k < PARTS; ++k) {
+    wide[2 * k] = __builtin_convertvector(low<HalfFloats>(lanes[k]), Doubles);
+    wide[2 * k + 1] = __builtin_convertvector(high<HalfFloats>(lanes[k]), Doubles);
+  }
+  for (int k = 0; k < PARTS; ++k) sums[k] = wide[k] + wide[k + PARTS];
+  return total(sums);
+}
+
+}  // namespace
+}  // namespace NERO_ISA
+}  // namespace nero
