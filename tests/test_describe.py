@@ -60,9 +60,12 @@ def test_rows_are_data() -> None:
     mix = rows["mix.weight"]
     assert (mix.owner, mix.role, mix.shape, mix.neurons, mix.fan_in, mix.constraint) == (
         *("Conv1d", "head", (4, 3, 2)),
-        *(4, 6, "free"),
+        *(4, 6, "mean 0, norm 1"),
     )
-    assert rows["embedding.weight"].constraint == "own norm"
+    kept = describe(Model(), head="mix", preset="finetune").rows
+    assert {row.name: row.constraint for row in kept}["embedding.weight"] == "own norm"
+    free = describe(Model(), overrides={"mix.weight": {"center": False, "radius": None}}).rows
+    assert {row.name: row.constraint for row in free}["mix.weight"] == "free"
     assert rows["narrow.weight"].constraint == "free (fan-in too small)"
     assert rows["scale"].shape == ()
     assert table.entries == sum(p.numel() for p in Model().parameters())

@@ -17,9 +17,10 @@ BALANCED: Options = {"center": True, "radius": "unit"}
 KEPT: Options = {"center": False, "radius": "initial"}
 FREE: Options = {"center": False, "radius": None}
 
-# What the "balanced" preset gives to heads and embeddings: the one place that says so.
-HEAD: Options = FREE
-EMBEDDING: Options = KEPT
+# What the "balanced" preset gives to heads and embeddings: the one place that says so. Free and
+# initial norms did worse or no better (`nero study heads`, docs/log.md).
+HEAD: Options = BALANCED
+EMBEDDING: Options = BALANCED
 
 # Preset -> role -> constraint. Gains, biases and all tensors with one axis or none are free.
 PRESETS: Mapping[str, Mapping[str, Options]] = {
@@ -58,9 +59,9 @@ def param_groups(
     Args:
         model: of any size, on any device, also the meta device, compiled or wrapped in
             DistributedDataParallel.
-        preset: "balanced" (default): the paper's constraints (mean 0, norm 1) for weights; heads
-            have their norms free and embeddings keep each row's initial norm. "paper": the
-            paper's for all of these. "finetune": each neuron keeps its initial norm and nothing
+        preset: "paper": mean 0 and norm 1 for weights, embeddings and heads. "balanced" (default):
+            what measurements justify (docs/log.md); at present that is the same. "finetune":
+            each neuron keeps its initial norm and nothing
             is centred, so that building the optimiser changes no bit of the model.
         head: module, dotted name or a list of them; every weight inside is a head.
         embedding: modules, parameters or names to treat as embeddings besides those that are.

@@ -51,7 +51,7 @@ def _find(records: dict[str, RunRecord]):
 
 def test_heads_varies_what_it_says_and_nothing_else(folders):
     study = heads_study(folders, quick=False)
-    assert len(study.runs) == (7 + 13 + 7) * 2 * 3
+    assert len(study.runs) == (7 + 14 + 7) * 2 * 3
     for case in study.cases:
         first = case.arms[0].template
         for arm in case.arms:
@@ -131,7 +131,7 @@ def test_tables_carry_numbers_and_settings(folders):
 
     table = markdown(study, _find(_recorded(study, measure)), finished=True)
     rows = [line for line in table.splitlines() if line.startswith("| optimiser |")]
-    assert len(rows) == 2 * 4
+    assert len(rows) == 2 * 3
     assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) == 1
     assert "| 0.2500 [0.2500, 0.2500] | 0.7500 [0.7500, 0.7500] |" in rows[0]
     assert "0.6250 [0.5000, 0.7500]" in rows[0]

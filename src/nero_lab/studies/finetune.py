@@ -9,10 +9,10 @@ from nero_lab.data.fashion_mnist import fashion_mnist_digest
 from nero_lab.data.text import text_digest
 from nero_lab.optimizers import OPTIMIZERS
 from nero_lab.records import RunConfig
-from nero_lab.studies.heads import CONTEXT, FREE, LM_BATCH, language_run
+from nero_lab.studies.heads import BALANCED, CONTEXT, LM_BATCH, language_run
 from nero_lab.studies.plan import Arm, Case, Study
 
-PRESETS = ("finetune", "balanced", "paper")
+PRESETS = ("finetune", "paper")
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,7 @@ def _images(folders: Mapping[str, str], sizes: Sizes) -> Case:
             f"Trained on {sizes.source_images:,} images of the source classes by AdamW (lr 0.001, "
             f"not tuned); fine-tuned on {sizes.target_images:,} of the target classes, all layers.",
             "The head is new, with PyTorch's default initial weights. It holds nothing worth "
-            'keeping, so under preset "finetune" its norms are free (an override), as "balanced" '
-            'has them; "paper" balances it.',
+            'keeping, so under preset "finetune" it is balanced (an override), as "paper" has it.',
             _GRIDS_NOTE,
         ),
     )
@@ -187,7 +186,7 @@ def _arms(source: RunConfig, target: RunConfig, sizes: Sizes, new_head: bool) ->
 def _groups(preset: str, new_head: bool) -> dict[str, Any]:
     groups: dict[str, Any] = {"preset": preset, "head": "head"}
     if new_head and preset == "finetune":
-        groups["overrides"] = {"head.weight": FREE}
+        groups["overrides"] = {"head.weight": BALANCED}
     return groups
 
 

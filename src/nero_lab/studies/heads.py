@@ -144,6 +144,17 @@ def _language(folders: Mapping[str, str], sizes: Sizes) -> Case:
         for label, o in _EMBEDDINGS.items()
         if o is not INITIAL
     ]
+    arms.append(
+        _arm(
+            "head and embeddings",
+            "balanced (centred, norm 1)",
+            template,
+            sizes,
+            "head",
+            BALANCED,
+            {"*_embedding.weight": BALANCED},
+        )
+    )
     arms += [
         _arm("tied embedding", label, tied, sizes, None, {}, {"token_embedding.weight": o})
         for label, o in _TIED.items()
