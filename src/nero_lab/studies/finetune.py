@@ -209,6 +209,9 @@ def _arm(
         save_weights=False,
     )
     unchanged = replace(template, data=source.data, epochs=0, warmup_epochs=0, fresh=())
+    if groups and "overrides" in groups:  # they are for a new head, and this one is trained
+        kept = {name: x for name, x in groups.items() if name != "overrides"}
+        unchanged = replace(unchanged, groups=kept)
     return Arm(
         "optimiser",
         label,
