@@ -4,10 +4,13 @@
 
 #include <cmath>
 #include <cstring>
-#include <type_traits>
+#include <utility>
 
 #ifndef NERO_ISA
 #define NERO_ISA baseline
+#endif
+#ifndef __has_builtin
+#define __has_builtin(x) 0
 #endif
 
 namespace nero {
@@ -131,16 +134,24 @@ typedef double Quads __attribute__((vector_size(32)));
 typedef double Pairs __attribute__((vector_size(16)));
 typedef float HalfFloats __attribute__((vector_size(VECTOR / 2)));
 
+// Entries of a vector from `FROM` on. A shuffle stays in registers, where a copy does not.
+template <class Half, size_t FROM, class V, size_t... I>
+inline Half part(const V& x, std::index_sequence<I...>) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(x, x, (FROM + I)...);
+#else
+  return Half{x[FROM + I]...};
+#endif
+}
+
+template <class Half> constexpr size_t COUNT = sizeof(Half) / sizeof(Half{}[0]);
+
 template <class Half, class V> inline Half low(const V& x) {
-  Half half;
-  std::memcpy(&half, &x, sizeof half);
-  return half;
+  return part<Half, 0>(x, std::make_index_sequence<COUNT<Half>>());
 }
 
 template <class Half, class V> inline Half high(const V& x) {
-  Half half;
-  std::memcpy(&half, (const char*)&x + sizeof half, sizeof half);
-  return half;
+  return part<Half, COUNT<Half>>(x, std::make_index_sequence<COUNT<Half>>());
 }
 
 inline double across(Pairs x) { return x[0] + x[1]; }

@@ -182,39 +182,34 @@ int64_t update_scattered(const Work& work, int64_t begin, int64_t end) {
 
 // ---- neurons that are rows in memory ----------------------------------------------------------
 
-// A few rows are summed, then planned, then turned, as long as they stay in the nearest cache: the
-// long chains of arithmetic on single numbers then run side by side.
-constexpr int MAX_TOGETHER = 4;
-constexpr int64_t NEAREST_CACHE = 16 << 10;
-
 template <class S, class C> int64_t update_rows(const Work& work, int64_t begin, int64_t end) {
   const Tensor& t = *work.tensor;
-  const int64_t n = t.fan_in, fit = NEAREST_CACHE / (2 * (int64_t)sizeof(S) * n);
-  const int64_t together = fit < 1 ? 1 : fit > MAX_TOGETHER ? MAX_TOGETHER : fit;
+  const int64_t n = t.fan_in;
+  auto row = [&](int64_t i) {
+    Offsets at = offsets(t.neurons, i);
+    return std::pair{(S*)work.w + at.w, (const S*)work.g + at.g};
+  };
+  auto [w, g] = row(begin);
+  Sums sums = sum_up(w, g, n);
   int64_t skipped = 0;
-  for (int64_t first = begin; first < end; first += together) {
-    const int count = (int)(end - first < together ? end - first : together);
-    S* w[MAX_TOGETHER];
-    const S* g[MAX_TOGETHER];
-    Sums sums[MAX_TOGETHER];
-    Turn<C> turns[MAX_TOGETHER];
-    for (int k = 0; k < count; ++k) {
-      Offsets at = offsets(t.neurons, first + k);
-      w[k] = (S*)work.w + at.w;
-      g[k] = (const S*)work.g + at.g;
-      sums[k] = sum_up(w[k], g[k], n, together * n);
+  for (int64_t i = begin; i < end; ++i) {
+    Neuron<C> neuron = neuron_at<C>(work, i);
+    Turn<C> turn = plan(work, neuron, sums, n);
+    if (turn.easy) put(neuron.rms, turn.rms);
+    if (i + 1 == end) {
+      if (turn.easy) write_turn(w, g, n, turn.k, turn.mean, turn.stretch);
+      else skipped += !turn_carefully(work, neuron, w, g, n);
+      break;
     }
-    for (int k = 0; k < count; ++k)
-      turns[k] = plan(work, neuron_at<C>(work, first + k), sums[k], n);
-    for (int k = 0; k < count; ++k) {
-      Neuron<C> neuron = neuron_at<C>(work, first + k);
-      if (turns[k].easy) {
-        put(neuron.rms, turns[k].rms);
-        write_turn(w[k], g[k], n, together * n, turns[k].k, turns[k].mean, turns[k].stretch);
-      } else {
-        skipped += !turn_carefully(work, neuron, w[k], g[k], n);
-      }
+    auto [next_w, next_g] = row(i + 1);
+    if (turn.easy) {
+      sums = turn_and_sum(w, g, n, turn.k, turn.mean, turn.stretch, next_w, next_g);
+    } else {
+      skipped += !turn_carefully(work, neuron, w, g, n);
+      sums = sum_up(next_w, next_g, n);
     }
+    w = next_w;
+    g = next_g;
   }
   return skipped;
 }

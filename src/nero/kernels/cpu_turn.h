@@ -40,18 +40,13 @@ template <class V> struct LaneSums {
   }
 };
 
-// `ahead`: how many entries further the next neuron to be summed lies.
-template <class S, class G>
-Sums sum_up(const S* w, const G* g, int64_t n, int64_t ahead) {
+template <class S, class G> Sums sum_up(const S* w, const G* g, int64_t n) {
   Sums sums;
   LaneSums<typename Lanes<S>::Vector> lanes;
   int64_t i = 0;
   for (int64_t whole = n - n % LANES<S>; i < whole;) {
     int64_t stop = i + FLUSH * LANES<S>;
-    for (stop = stop < whole ? stop : whole; i < stop; i += LANES<S>) {
-      __builtin_prefetch(w + ahead + i);
-      lanes.add(w + i, g + i);
-    }
+    for (stop = stop < whole ? stop : whole; i < stop; i += LANES<S>) lanes.add(w + i, g + i);
     lanes.flush(sums);
   }
   if (i < n) {
@@ -85,26 +80,62 @@ template <class G> double careful_norm(const G* g, int64_t n) {
 
 // ---- pass 2: the turn -----------------------------------------------------------------------
 
-template <class S, class G>
-void write_turn(S* w, const G* g, int64_t n, int64_t ahead, double s, double mean, double k) {
+// w <- (w - k g - mean) * stretch
+template <class S> struct Turning {
   using C = typename Lanes<S>::Scalar;
   using V = typename Lanes<S>::Vector;
-  const V vs = V{} + (C)s, vm = V{} + (C)mean, vk = V{} + (C)k;
-  auto block = [&](S* ws, const G* gs) {
-    __builtin_prefetch(gs + ahead);
+  V k, mean, stretch;
+
+  Turning(double k, double mean, double stretch)
+      : k(V{} + (C)k), mean(V{} + (C)mean), stretch(V{} + (C)stretch) {}
+
+  template <class G> inline void block(S* w, const G* g) const {
     for (int j = 0; j < PARTS; ++j) {
-      V wj = load(ws + j * WIDTH<S>), gj = load(gs + j * WIDTH<S>);
-      store(ws + j * WIDTH<S>, (wj - vs * gj - vm) * vk);
+      V wj = load(w + j * WIDTH<S>), gj = load(g + j * WIDTH<S>);
+      store(w + j * WIDTH<S>, (wj - k * gj - mean) * stretch);
     }
-  };
-  int64_t i = 0;
-  for (; i + LANES<S> <= n; i += LANES<S>) block(w + i, g + i);
-  if (i < n) {
+  }
+
+  // The entries from `i` on, fewer than a block.
+  template <class G> void tail(S* w, const G* g, int64_t i, int64_t n) const {
+    if (i == n) return;
     Tail<S> w_tail(w + i, n - i);
     Tail<G> g_tail(g + i, n - i);
     block(w_tail.entries, g_tail.entries);
     std::memcpy((void*)(w + i), (const void*)w_tail.entries, (n - i) * sizeof(S));
   }
+};
+
+template <class S, class G>
+void write_turn(S* w, const G* g, int64_t n, double k, double mean, double stretch) {
+  const Turning<S> turning(k, mean, stretch);
+  int64_t i = 0;
+  for (; i + LANES<S> <= n; i += LANES<S>) turning.block(w + i, g + i);
+  turning.tail(w, g, i, n);
+}
+
+// Turns one neuron while it sums up the next, as `sum_up` does, so that memory is never idle.
+template <class S>
+Sums turn_and_sum(S* w, const S* g, int64_t n, double k, double mean, double stretch,
+                  const S* next_w, const S* next_g) {
+  const Turning<S> turning(k, mean, stretch);
+  Sums sums;
+  LaneSums<typename Lanes<S>::Vector> lanes;
+  int64_t i = 0;
+  for (int64_t whole = n - n % LANES<S>; i < whole;) {
+    int64_t stop = i + FLUSH * LANES<S>;
+    for (stop = stop < whole ? stop : whole; i < stop; i += LANES<S>) {
+      lanes.add(next_w + i, next_g + i);
+      turning.block(w + i, g + i);
+    }
+    lanes.flush(sums);
+  }
+  if (i < n) {
+    lanes.add(Tail<S>(next_w + i, n - i).entries, Tail<S>(next_g + i, n - i).entries);
+    lanes.flush(sums);
+    turning.tail(w, g, i, n);
+  }
+  return sums;
 }
 
 // The same turn entry by entry in double, twice centred, as axis_project_ in geometry.py.
@@ -211,10 +242,10 @@ template <class C> Turn<C> plan(const Work& work, const Neuron<C>& neuron, const
 
 template <class S, class G, class C>
 bool turn(const Work& work, const Neuron<C>& neuron, S* w, const G* g, int64_t n) {
-  Turn<C> turn = plan(work, neuron, sum_up(w, g, n, n), n);
+  Turn<C> turn = plan(work, neuron, sum_up(w, g, n), n);
   if (!turn.easy) return turn_carefully(work, neuron, w, g, n);
   put(neuron.rms, turn.rms);
-  write_turn(w, g, n, n, turn.k, turn.mean, turn.stretch);
+  write_turn(w, g, n, turn.k, turn.mean, turn.stretch);
   return true;
 }
 
@@ -222,7 +253,7 @@ bool turn(const Work& work, const Neuron<C>& neuron, S* w, const G* g, int64_t n
 template <class S, class C>
 bool update_row(const Work& work, const Neuron<C>& neuron, S* w, const S* g, C* m, int64_t n) {
   if (!m) return turn(work, neuron, w, g, n);
-  double squares = sum_up(g, g, n, n).gg;
+  double squares = sum_up(g, g, n).gg;
   double g_norm = (C)(in_range<C>(squares, n) ? std::sqrt(squares) : careful_norm(g, n));
   if (!std::isfinite(g_norm) && work.group->nonfinite == SKIP) return false;
   average(m, g, n, work.group->momentum);
