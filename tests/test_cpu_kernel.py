@@ -216,6 +216,17 @@ def test_what_does_not_fit_takes_another_path_and_is_named(parameter: Any, says:
     assert says in optimizer.path
 
 
+def test_a_gradient_that_does_not_fit_is_refused_before_anything_changes():
+    params = [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(3, 4))]
+    optimizer = nero.Nero(params, fused=True)
+    params[0].grad = torch.randn(3, 4)
+    params[1].grad = torch.randn(3, 4).as_subclass(Odd)
+    before = bits([params, optimizer.state_dict()])
+    with pytest.raises(RuntimeError, match=r"fused=True, but parameter 1 of shape .*Odd"):
+        optimizer.step()
+    assert bits([params, optimizer.state_dict()]) == before
+
+
 def test_a_parameter_that_moves_to_other_memory_is_followed():
     w = nn.Parameter(torch.randn(6, 8))
     optimizer = nero.Nero([w], fused=True)

@@ -138,7 +138,6 @@ def test_the_optimizer_gives_the_kernel_what_is_on_cuda_devices(
     params = [torch.nn.Parameter(torch.randn(4, 5)), torch.nn.Parameter(torch.randn(4))]
     # As if it were.
     monkeypatch.setattr(dispatch, "_on_cuda", lambda p: p is params[0])
-    monkeypatch.setattr("nero.kernels.cpu.why_not", lambda p, *_: "" if p is params[1] else "no")
     monkeypatch.setattr(cuda, "_fused_cuda_nero", kernel)
     optimizer = nero.Nero(params, fused=True)
     assert optimizer.path.startswith("fused Triton kernel: 1 parameters; fused CPU kernel")

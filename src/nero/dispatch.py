@@ -67,13 +67,17 @@ class Dispatch:
         if isinstance(self._library, Missing):
             return pairs
         hyper, axes = hyper_of(group), group["neuron_axes"]
-        left, skipped = self._cpu_groups[index].step(pairs, states, hyper, axes, self._library)
+        ours = [(p, g) for p, g in pairs if not (group["fused"] and _on_cuda(p))]
+        strict = bool(group["fused"])
+        left, skipped = self._cpu_groups[index].step(
+            ours, states, hyper, axes, self._library, all_or_none=strict
+        )
+        if strict and left:
+            raise _does_not_fit(group, *next(iter(left.items())))
         if skipped:
             counts.append(torch.tensor(skipped))
-        for p, reason in left.items():
-            if group["fused"] and not _on_cuda(p):
-                raise _does_not_fit(group, p, reason)
-        return [(p, g) for p, g in pairs if p in left]
+        taken = {p for p, _ in ours} - left.keys()
+        return [(p, g) for p, g in pairs if p not in taken]
 
     def _compiled_nero(
         self, group: dict[str, Any], pairs: Pairs, states: States, counts: list[Tensor]

@@ -58,6 +58,8 @@ class CpuGroup:
         hyper: Hyper,
         neuron_axes: tuple[AxisSpec, ...],
         library: Library,
+        *,
+        all_or_none: bool = False,
     ) -> tuple[dict[Tensor, str], int]:
         """Update the parameters that the kernel can take, counting their steps.
 
@@ -67,6 +69,7 @@ class CpuGroup:
             hyper: the group's hyperparameters.
             neuron_axes: the group's, for `NeuronLayout`.
             library: the kernel.
+            all_or_none: update nothing if one does not fit.
 
         Returns:
             The parameters that it cannot take, untouched, each with the reason; and the number of
@@ -88,7 +91,7 @@ class CpuGroup:
                 records.append(known.record)
                 weights.append(p.data_ptr())
                 gradients.append(g.data_ptr())
-        if not taken:
+        if not taken or (left and all_or_none):
             return left, 0
         if records != self._records:
             self._records, self._joined = records, b"".join(records)
