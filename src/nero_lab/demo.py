@@ -8,7 +8,7 @@ from rich.table import Table
 
 from nero_lab.findings import findings
 from nero_lab.plan import Plan, Preset
-from nero_lab.progress import INTERRUPTED, train_missing
+from nero_lab.progress import INTERRUPTED, open_records, train_missing
 from nero_lab.records import RecordStore
 from nero_lab.report import write_report
 from nero_lab.results import HEADINGS, table_cells, table_rows
@@ -29,15 +29,10 @@ def run_demo(preset: Preset, out: Path, jobs: int, fresh: bool, console: Console
         The exit code: 0, 1 where a run failed, or 130 after Ctrl-C.
     """
     start = time.monotonic()
-    path = out / "records.jsonl"
-    if fresh and path.exists():
-        path.replace(path.with_suffix(".jsonl.old"))
-    store = RecordStore(path)
+    store = open_records(out, fresh, console)
     plan = Plan(preset)
     if preset.left_out:
         console.print(f"Preset {preset.name}: {preset.left_out}")
-    if store.unreadable:
-        console.print(f"{store.unreadable} unreadable lines in {path} are passed over.")
     exit_code, trouble = 0, ""
     try:
         train_missing(plan, store, jobs, console)
@@ -49,7 +44,7 @@ def run_demo(preset: Preset, out: Path, jobs: int, fresh: bool, console: Console
     files = write_report(plan, store.get, out, finished=exit_code == 0)
     if exit_code:
         done = sum(store.get(config) is not None for config in plan.due(store.get))
-        kept = f"[bold red]{trouble}[/] Finished runs kept in {path}: {done}."
+        kept = f"[bold red]{trouble}[/] Finished runs kept in {store.path}: {done}."
         console.print(kept, soft_wrap=True)
         console.print("The same command again trains the rest.")
         return exit_code

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -30,6 +31,17 @@ class Runs(Protocol):
     def cost(self, config: RunConfig) -> float:
         """Return a number proportional to the time that a run takes."""
         ...
+
+
+def open_records(out: Path, fresh: bool, console: Console) -> RecordStore:
+    """Return the records in directory `out`, those of before set aside where it starts afresh."""
+    path = out / "records.jsonl"
+    if fresh and path.exists():
+        path.replace(path.with_suffix(".jsonl.old"))
+    store = RecordStore(path)
+    if store.unreadable:
+        console.print(f"{store.unreadable} unreadable lines in {path} are passed over.")
+    return store
 
 
 def train_missing(plan: Runs, store: RecordStore, jobs: int, console: Console) -> None:

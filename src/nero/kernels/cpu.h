@@ -45,7 +45,7 @@ struct Work {
   double root_beta, root_rest;     // sqrt(beta), sqrt(1 - beta)
   double debias_m;                 // 1 - momentum^t
   double rate;                     // lr sqrt(1 - beta^t) / (1 - momentum^t)
-  void* scratch;                   // gathered neurons, see scratch_bytes
+  void* scratch;                   // gathered neurons, see scratch_row
   int64_t scratch_neurons;         // how many fit into it; 0 where neurons are rows in memory
 };
 

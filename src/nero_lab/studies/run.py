@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from nero_lab.progress import INTERRUPTED, train_missing
+from nero_lab.progress import INTERRUPTED, open_records, train_missing
 from nero_lab.records import RecordStore
 from nero_lab.studies.plan import Study
 from nero_lab.studies.report import headings, settings, table_cells, table_rows, write_report
@@ -29,14 +29,9 @@ def run_study(study: Study, out: Path, jobs: int, fresh: bool, console: Console)
         The exit code: 0, 1 where a run failed, or 130 after Ctrl-C.
     """
     start = time.monotonic()
-    path = out / "records.jsonl"
-    if fresh and path.exists():
-        path.replace(path.with_suffix(".jsonl.old"))
-    store = RecordStore(path)
+    store = open_records(out, fresh, console)
     if study.left_out:
         console.print(f"Quick: {study.left_out}")
-    if store.unreadable:
-        console.print(f"{store.unreadable} unreadable lines in {path} are passed over.")
     _forget_lost_weights(study, store)
     trouble = _problem(lambda: train_missing(study, store, jobs, console))
     _print_tables(study, store, console)
@@ -44,11 +39,11 @@ def run_study(study: Study, out: Path, jobs: int, fresh: bool, console: Console)
     if trouble:
         done = sum(store.get(config) is not None for config in study.runs.values())
         console.print(
-            f"[bold red]{trouble}[/] Finished runs kept in {path}: {done}.", soft_wrap=True
+            f"[bold red]{trouble}[/] Finished runs kept in {store.path}: {done}.", soft_wrap=True
         )
         console.print("The same command again trains the rest.")
         return INTERRUPTED if trouble == _INTERRUPTION else 1
-    beside = ", ".join(file.name for file in (path, *files[1:]))
+    beside = ", ".join(file.name for file in (store.path, *files[1:]))
     console.print(f"Written: {files[0]}. Beside it: {beside}.", soft_wrap=True)
     console.print(f"It took {time.monotonic() - start:.0f} s with {jobs} processes.")
     return 0
