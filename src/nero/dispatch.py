@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nero.distributed.local import LocalGroup, Pairs, States, gradient_of, local_groups
+from nero.distributed.shards import is_dtensor, local, shards_of
+from nero.distributed.turn import CutStep, turn_cut
 from nero.groups import hyper_of, layout_of, parameter_name, zero_average
 from nero.kernels import cuda
 from nero.kernels.cpu import CpuGroup, why_not
@@ -23,8 +26,8 @@ from nero.kernels.foreach import _multi_tensor_nero
 from nero.kernels.op import fused_step
 from nero.kernels.single import _single_tensor_nero, tensor_step
 
-States = Mapping[Tensor, dict[str, Any]]
-Pairs = list[tuple[Tensor, Tensor]]
+# How many neurons were skipped, and the device or, for DTensors, the mesh that they are on.
+Count = tuple[Tensor, Any]
 
 
 class Dispatch:
@@ -32,22 +35,46 @@ class Dispatch:
 
     def __init__(self) -> None:
         self._library = load()
-        self._cpu_groups: dict[int, CpuGroup] = defaultdict(CpuGroup)
+        self._cpu_groups: dict[Any, CpuGroup] = defaultdict(CpuGroup)
 
-    def update(self, index: int, group: dict[str, Any], states: States) -> list[Tensor]:
+    def update(
+        self, index: int, group: dict[str, Any], states: States, cut: list[CutStep]
+    ) -> list[Count]:
         """Update the parameters of the index-th group that have a gradient, and count their steps.
 
+        Those whose neurons are cut between processes are appended to `cut` instead, for
+        `update_cut`, so that the groups of a step share their communication.
+
         Returns:
-            Counts of skipped neurons, 0-d, to be added up.
+            Counts of skipped neurons, 0-d, to be added up by where they were counted.
 
         Raises:
             RuntimeError: with `fused=True`, a gradient that the kernel cannot take.
         """
-        pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
+        pairs = [(p, gradient_of(p)) for p in group["params"] if p.grad is not None]
         if group["momentum"] > 0:
             for p, _ in pairs:  # a scheduler may switch momentum on in the middle of a run
                 if states[p].get("exp_avg") is None:
                     states[p]["exp_avg"] = zero_average(p)
+        if group["fused"]:
+            _check_parts(group, pairs)
+        found: list[Count] = []
+        for each in local_groups(group, pairs, states, cut):
+            counts = self._update_local((index, each.key), each)
+            found += [(count, each.key.home(count)) for count in counts if each.key.counts]
+        return found if group["nonfinite"] == "skip" else []
+
+    def update_cut(self, cut: list[CutStep]) -> list[Count]:
+        """Update the parameters that `update` has left, of all groups together."""
+        masks = turn_cut(cut) if cut else []
+        return [
+            ((~finite).sum(), step.shards.mesh)
+            for step, finite in zip(cut, masks, strict=True)
+            if step.shards.counts and step.hyper.nonfinite == "skip"
+        ]
+
+    def _update_local(self, index: Any, each: LocalGroup) -> list[Tensor]:
+        group, pairs, states = each.group, each.pairs, each.states
         counts: list[Tensor] = []
         if torch.compiler.is_compiling():
             pairs = self._compiled_nero(group, pairs, states, counts)
@@ -58,10 +85,10 @@ class Dispatch:
                 pairs = _fused_cuda_nero(group, pairs, states, counts)
         if pairs:
             counts += _torch_nero(group, pairs, states)
-        return counts if group["nonfinite"] == "skip" else []
+        return counts
 
     def _fused_cpu_nero(
-        self, index: int, group: dict[str, Any], pairs: Pairs, states: States, counts: list[Tensor]
+        self, index: Any, group: dict[str, Any], pairs: Pairs, states: States, counts: list[Tensor]
     ) -> Pairs:
         """Update what the CPU kernel can take; returns what is left."""
         if isinstance(self._library, Missing):
@@ -101,10 +128,13 @@ class Dispatch:
         return "; ".join(f"{path}: {count} parameters" for path, count in paths.items())
 
     def _path(self, group: dict[str, Any], p: Tensor, state: dict[str, Any]) -> str:
+        if _is_cut(p, group):
+            return "all-reduced sums (neurons cut between processes)"
         if group["fused"] and _on_cuda(p):
             return "fused Triton kernel"
         if wants_kernel(group):
-            reason = why_not(p, p.detach() if p.grad is None else p.grad, state)
+            g = local(p).detach() if p.grad is None else local(p.grad)
+            reason = why_not(local(p), g, {name: local(value) for name, value in state.items()})
             if not reason and not isinstance(self._library, Missing):
                 return f"fused CPU kernel ({self._library.instruction_set})"
             return f"foreach ({reason})"
@@ -126,9 +156,23 @@ def check_fused(group: Mapping[str, Any]) -> None:
     """
     if group["fused"]:
         for p in group["params"]:
-            reason = missing_triton() if _on_cuda(p) else why_not(p, p.detach(), {})
+            part = local(p)
+            reason = missing_triton() if _on_cuda(p) else why_not(part, part.detach(), {})
+            if _is_cut(p, group):
+                reason = "its neurons are cut between processes, so that it needs their sums"
             if reason:
                 raise _does_not_fit(group, p, reason)
+
+
+def _check_parts(group: Mapping[str, Any], pairs: Pairs) -> None:
+    """Refuse parts of DTensors that the kernel cannot take before any tensor is changed."""
+    for p, g in pairs:
+        if is_dtensor(p) and not _on_cuda(p) and (reason := why_not(local(p), local(g), {})):
+            raise _does_not_fit(group, p, reason)
+
+
+def _is_cut(p: Tensor, group: Mapping[str, Any]) -> bool:
+    return is_dtensor(p) and bool(shards_of(p, layout_of(p, dict(group))).cut)
 
 
 def warn_without_kernel(groups: list[dict[str, Any]]) -> None:

@@ -12,13 +12,15 @@ from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
 from nero.checkpoint import FittedState, fit_state_dict
 from nero.dispatch import Dispatch, check_fused, warn_without_kernel
+from nero.distributed.counts import home_of, total_count
+from nero.distributed.shards import full
 from nero.geometry import neuron_mean, neuron_norm, project_, working_dtype
+from nero.gradients import check_gradients
 from nero.groups import (
     OPTIONS,
     check_group,
     check_hyperparameters,
     layout_of,
-    parameter_name,
     zero_average,
 )
 from nero.kernels.single import constraints
@@ -134,7 +136,7 @@ class Nero(Optimizer):
         given = {**locals(), "neuron_axes": normalize_axes(neuron_axes)}
         defaults = {name: given[name] for name in OPTIONS}
         check_hyperparameters(defaults)
-        self._skipped: dict[torch.device, Tensor] = {}
+        self._skipped: dict[Any, Tensor] = {}  # by device or, for DTensors, by mesh
         self._dispatch = Dispatch()
         # Every group is checked before any weight is touched, so a failure changes nothing.
         self._constructed = False
@@ -167,7 +169,8 @@ class Nero(Optimizer):
         for p in group["params"]:
             self.state[p] = _initial_state(p, group)
             # There from the start, so that a compiled step is not compiled again for it.
-            self._skipped.setdefault(p.device, torch.zeros((), dtype=torch.int64, device=p.device))
+            zero = torch.zeros((), dtype=torch.int64, device=p.device)
+            self._skipped.setdefault(home_of(p), zero)
 
     @torch.no_grad()
     def project_(self) -> None:
@@ -195,6 +198,8 @@ class Nero(Optimizer):
 
         Counts from construction (or unpickling), under `nonfinite="skip"`; an entry of a bias
         counts as a neuron. The count is kept on the device, and reading it waits for the device.
+        Of DTensors a neuron counts once, wherever it lies: reading adds up what all processes
+        have counted, so all of them have to read it.
 
         Example:
             >>> import torch, nero
@@ -206,7 +211,7 @@ class Nero(Optimizer):
             >>> optimizer.skipped_neurons()
             1
         """
-        return sum(int(count) for count in self._skipped.values())
+        return sum(total_count(count, home) for home, count in self._skipped.items())
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -227,12 +232,13 @@ class Nero(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:  # all of them before anything changes
-            _check_gradients(group)
+        check_gradients(self.param_groups)  # all of them before anything changes
+        cut: list[Any] = []
+        counts = []
         for index, group in enumerate(self.param_groups):
-            for count in self._dispatch.update(index, group, self.state):
-                seen = self._skipped.get(count.device, 0)
-                self._skipped[count.device] = count + seen
+            counts += self._dispatch.update(index, group, self.state, cut)
+        for count, home in counts + self._dispatch.update_cut(cut):
+            self._skipped[home] = count + self._skipped.get(home, 0)
         return loss
 
     @property
@@ -293,7 +299,9 @@ def _initial_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
     state: dict[str, Any] = {
         "step": torch.zeros((), device=p.device if group["capturable"] else "cpu"),
         "rms": torch.zeros_like(norm),
-        "scale": norm.new_ones(()) if normalize and not initial else _positive(norm.mean()),
+        "scale": torch.ones((), dtype=dtype, device=p.device)
+        if normalize and not initial
+        else _positive(full(norm).mean()),
     }
     if initial:
         # A neuron that is constant even after centring was left alone and has no radius.
@@ -321,26 +329,3 @@ def _project_parameter_(p: Tensor, group: dict[str, Any], initial_radius: Tensor
 
 def _positive(scale: Tensor) -> Tensor:
     return torch.where((scale > 0) & torch.isfinite(scale), scale, ZERO_SCALE)
-
-
-def _check_gradients(group: dict[str, Any]) -> None:
-    """Raise if a gradient is sparse or, where the group asks for it, holds NaN or infinities."""
-    updated = [index for index, p in enumerate(group["params"]) if p.grad is not None]
-    gradients = [group["params"][index].grad for index in updated]
-    for index, g in zip(updated, gradients, strict=True):
-        if g.layout != torch.strided:
-            raise RuntimeError(
-                f"the gradient of {parameter_name(group, index)} is sparse; Nero takes dense "
-                "gradients (for an embedding: sparse=False)"
-            )
-    if group["nonfinite"] != "raise" or not updated:
-        return
-    # Stacked on the device, so that there is one wait for it and not one per parameter.
-    finite = torch.stack([torch.isfinite(g).all().to(gradients[0].device) for g in gradients])
-    bad = [index for index, ok in zip(updated, finite.tolist(), strict=True) if not ok]
-    if bad:
-        raise RuntimeError(
-            f"the gradient of {', '.join(parameter_name(group, index) for index in bad)} holds "
-            'NaN or infinity, and nonfinite="raise"; no weight was changed. '
-            'nonfinite="skip" passes such neurons over'
-        )
