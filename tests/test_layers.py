@@ -38,8 +38,9 @@ BELOW_TELEMETRY = f"{BELOW_OPTIMIZER} nero.groups nero.dispatch nero.checkpoint 
 
 LAB_MAY_IMPORT = "nero_lab nero nero.geometry nero.optax nero.integrations"
 LAB_PACKAGES = (
-    "torch jinja2 lightning_fabric markupsafe matplotlib numpy plotly pytorch_optimizer rich "
-    "sklearn tokenizers torchvision transformers typer"
+    "torch ale_py datasets gymnasium jinja2 lightning_fabric markupsafe matplotlib numpy plotly "
+    "pytorch_optimizer ray rich schedulefree sklearn stable_baselines3 tokenizers torchmetrics "
+    "torchvision transformers typer"
 )
 
 # A name stands for the modules inside it too, unless a longer one does; `nero` for itself alone.
