@@ -17,6 +17,7 @@ from typing import Any, Literal
 from nero_lab.optimizers import OptimizerSpec, find_optimizer
 from nero_lab.records import JsonLines, commit, environment, finite
 from nero_lab.tasks.base import Arm, FoundData, Preset, Task
+from nero_lab.tasks.schedule import Schedule
 
 CURVE_POINTS = 40
 """The most points of a curve that a record keeps."""
@@ -35,7 +36,7 @@ class Run:
     epochs: int
     batch_size: int
     schedule: Mapping[str, Any]
-    """the fields of the preset's `Schedule`"""
+    """the fields of the preset's `Schedule`; without its decay where an optimiser wants none"""
     warmup_epochs: float
     """customary for the optimiser, where the schedule has none"""
     model: Mapping[str, Any]
@@ -92,7 +93,9 @@ def arm_spec(arm: Arm) -> OptimizerSpec:
 def plan_run(task: Task, preset: Preset, arm: Arm, lr: float, seed: int) -> Run:
     """Return a run of an arm, on data not looked for yet (see `Run.on`)."""
     spec = arm_spec(arm)
-    warmup = 0.0 if preset.schedule.warmup_epochs else spec.warmup * preset.epochs
+    schedule = preset.schedule
+    if not spec.follows_schedule:
+        schedule = Schedule(warmup_epochs=schedule.warmup_epochs)
     return Run(
         task=task.name,
         recipe=task.recipe,
@@ -102,8 +105,8 @@ def plan_run(task: Task, preset: Preset, arm: Arm, lr: float, seed: int) -> Run:
         seed=seed,
         epochs=preset.epochs,
         batch_size=preset.batch_size,
-        schedule=_plain(asdict(preset.schedule)),
-        warmup_epochs=warmup,
+        schedule=_plain(asdict(schedule)),
+        warmup_epochs=0.0 if schedule.warmup_epochs else spec.warmup * preset.epochs,
         model=_plain({**preset.model, **arm.model}),
         data=_plain(preset.data),
         loss=_plain(preset.loss),

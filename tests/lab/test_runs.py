@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nero_lab.runs import CURVE_POINTS, Record, Records, Result, Run, plan_run
-from nero_lab.tasks.base import FoundData
+from nero_lab.tasks.base import Arm, FoundData
 from nero_lab.tasks.table import load_task
 
 MNIST = FoundData("MNIST", "abc")
@@ -135,3 +135,13 @@ def test_customary_warmup_only_where_the_recipe_has_none(run: Run):
     warm = replace(preset, schedule=replace(preset.schedule, warmup_epochs=5))
     assert plan_run(task, warm, adam, 1e-3, 0).warmup_epochs == 0
     assert plan_run(task, preset, preset.arm("nero"), 1e-3, 0).warmup_epochs == 0
+
+
+def test_an_optimiser_that_averages_keeps_its_rate_after_the_recipe_s_warmup(run: Run):
+    task = load_task("deep-mlp")
+    preset = task.presets["paper"]
+    preset = replace(preset, schedule=replace(preset.schedule, warmup_epochs=5))
+    averaging = Arm("averaging", "Averaging", "schedule-free")
+    schedule = plan_run(task, preset, averaging, 1e-3, 0).schedule
+    assert schedule["kind"] == "constant"
+    assert schedule["warmup_epochs"] == 5
