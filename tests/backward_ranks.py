@@ -1,5 +1,6 @@
 """What each process of tests/test_backward_ranks.py runs: FSDP2 and DDP over gloo."""
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def run(rank: int, rendezvous: str) -> None:
 def sharded(**options: Any) -> tuple[nn.Module, Nero]:
     """A model sharded layer by layer, the same on every rank before, and its optimiser."""
     torch.manual_seed(0)
-    layers = [nn.Linear(a, b) for a, b in zip(SIZES, SIZES[1:], strict=False)]
+    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(SIZES)]
     model = nn.Sequential(*layers)
     for layer in layers:
         fully_shard(layer)
