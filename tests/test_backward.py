@@ -91,6 +91,25 @@ def test_the_numbers_are_those_of_the_ordinary_step(
     assert all(stepped.state[w]["step"] == STEPS for w in others)
 
 
+@pytest.mark.parametrize("foreach", [None, False])
+def test_the_noise_of_stochastic_rounding_is_that_of_the_ordinary_step(foreach: bool | None):
+    ends = []
+    for in_backward in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 5), nn.Linear(5, 3))
+        model.to(torch.bfloat16)
+        optimizer = Nero(model.parameters(), foreach=foreach, rounding="stochastic", momentum=0.9)
+        if in_backward:
+            step_in_backward(model, optimizer)
+        for seed in range(STEPS):
+            x = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed))
+            optimizer.zero_grad()
+            model(x.bfloat16()).square().mean().backward()
+            optimizer.step()
+        ends.append(snapshot(optimizer))
+    assert ends[0] == ends[1]
+
+
 def deep(depth: int = 16, width: int = 128) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(depth)))
@@ -165,6 +184,7 @@ def test_a_grad_scaler_is_refused():
         scaler.step(optimizer)
 
 
+@pytest.mark.filterwarnings("ignore:Using backward")
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_a_second_backward_before_the_step_is_refused(create_graph: bool):
     model, optimizer = pair()
@@ -177,6 +197,7 @@ def test_a_second_backward_before_the_step_is_refused(create_graph: bool):
     next(two).backward()
 
 
+@pytest.mark.filterwarnings("ignore:Using backward")
 def test_a_backward_that_builds_a_graph_is_refused():
     model, optimizer = pair()
     step_in_backward(model, optimizer)

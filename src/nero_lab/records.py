@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 # What computes a run's numbers; the rest (plots, tables) may change without training again.
 _LIBRARIES = ("torch", "pytorch-optimizer", "scikit-learn", "lightning-fabric", "tokenizers")
-_LAB_SOURCES = ("train.py", "optimizers.py", "tasks/*.py", "models/*.py", "data/*.py")
+_LAB_SOURCES = ("train.py", "optimizers/*.py", "tasks/*.py", "models/*.py", "data/*.py")
 
 
 @dataclass(frozen=True)
