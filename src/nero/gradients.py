@@ -19,8 +19,12 @@ class Suspect(NamedTuple):
     name: str
 
 
-def check_gradients(groups: list[dict[str, Any]]) -> None:
+def check_gradients(groups: list[dict[str, Any]], position: int | None = None) -> None:
     """Raise if a gradient is sparse, on another mesh, or not finite where that has to be told.
+
+    Args:
+        groups: the groups that are stepped together.
+        position: the one parameter of each to look at; None for all.
 
     Raises:
         RuntimeError: such a gradient, with its parameter's name; in every process, whichever of
@@ -28,7 +32,8 @@ def check_gradients(groups: list[dict[str, Any]]) -> None:
     """
     suspects: list[Suspect] = []
     for group in groups:
-        for index, p in enumerate(group["params"]):
+        for index in range(len(group["params"])) if position is None else (position,):
+            p = group["params"][index]
             if p.grad is not None:
                 _check_kind(p, group, index)
                 if group["nonfinite"] == "raise":
@@ -37,9 +42,12 @@ def check_gradients(groups: list[dict[str, Any]]) -> None:
         return
     bad = [each.name for each, ok in zip(suspects, _finite(suspects), strict=True) if not ok]
     if bad:
+        changed = "no weight was changed"
+        if position is not None:  # others have been stepped in this backward pass already
+            changed = "none of its weights was changed"
         raise RuntimeError(
             f"the gradient of {', '.join(bad)} holds "
-            'NaN or infinity, and nonfinite="raise"; no weight was changed. '
+            f'NaN or infinity, and nonfinite="raise"; {changed}. '
             'nonfinite="skip" passes such neurons over'
         )
 

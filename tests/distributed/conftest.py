@@ -1,7 +1,8 @@
 from collections.abc import Iterator
 
 import pytest
-from pool import Pool
+
+from distributed.pool import Pool
 
 
 @pytest.fixture(scope="session")

@@ -6,22 +6,23 @@ that there are more of them elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nero.distributed.shards import as_dtensor, is_dtensor, local, shards_of
+from nero.distributed.sums import place_of
 from nero.distributed.turn import CutStep, cut_step
 from nero.groups import hyper_of, layout_of
 from nero.neurons import AxisSpec
+from nero.rounding import Place
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 Pairs = list[tuple[Tensor, Tensor]]
-States = Mapping[Tensor, dict[str, Any]]
+States = dict[Tensor, dict[str, Any]]
 
 
 class Key(NamedTuple):
@@ -49,6 +50,7 @@ class LocalGroup(NamedTuple):
     group: dict[str, Any]
     pairs: Pairs
     states: States
+    places: dict[Tensor, Place]  # where parts of DTensors lie in the whole
 
 
 def local_groups(
@@ -63,7 +65,7 @@ def local_groups(
         cut: receives the parameters whose neurons are cut between processes.
     """
     if not any(is_dtensor(p) for p, _ in pairs):
-        return [LocalGroup(Key(None, True, group["neuron_axes"]), group, pairs, states)]
+        return [LocalGroup(Key(None, True, group["neuron_axes"]), group, pairs, states, {})]
     # Autograd must know, as it does of any tensor that is changed in place.
     torch.autograd.graph.increment_version([p for p, _ in pairs if is_dtensor(p)])
     found: dict[Key, LocalGroup] = {}
@@ -82,12 +84,14 @@ def local_groups(
         if key not in found:
             options = {**group, "params": [], "neuron_axes": key.axes}
             options.pop("param_names", None)
-            found[key] = LocalGroup(key, options, [], {})
+            found[key] = LocalGroup(key, options, [], {}, {})
         each = found[key]
         part = local(p)
         each.group["params"].append(part)
         each.pairs.append((part, local(g)))
-        each.states[part] = state  # type: ignore[index]
+        each.states[part] = state
+        if is_dtensor(p):
+            each.places[part] = place_of(layout, shards_of(p, layout))
     return list(found.values())
 
 

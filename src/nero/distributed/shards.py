@@ -192,7 +192,7 @@ def on_neurons_(
             shape=w.shape,
             stride=w.stride(),
         )
-        local(w).copy_(local(whole.redistribute(placements=as_dtensor(w).placements)))
+        local(w).copy_(local(as_dtensor(whole).redistribute(placements=as_dtensor(w).placements)))
 
 
 def gather_neurons(x: Tensor, shards: Shards) -> Tensor:

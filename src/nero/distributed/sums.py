@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nero.distributed.shards import Shards, local, moved, shard_axis
 from nero.neurons import NeuronLayout, blocks_by_axis
+from nero.rounding import Place
 
 # Entries that are in float64 at one time; enough to hide the cost of a call.
 CPU_PIECE = 2**18
@@ -91,6 +92,26 @@ def axis_index(size: int, axis: int, shards: Shards) -> Tensor:
     index = torch.arange(size, device=shards.mesh.device_type)
     # Every process has the whole of it, so that nothing is sent.
     return local(distribute_tensor(index, shards.mesh, placements, src_data_rank=None))
+
+
+@functools.lru_cache(maxsize=4096)
+def place_of(layout: NeuronLayout, shards: Shards) -> Place:
+    """Where this process's part lies in the whole tensor, over the axes of the split view.
+
+    A part whose neurons are cut has no split view: its place is over the axes of the tensor.
+    """
+    offsets = [
+        int(index[0]) if len(index) else 0
+        for index in (axis_index(n, axis, shards) for axis, n in enumerate(layout.shape))
+    ]
+    if shards.cut:
+        return Place.of(layout.shape, tuple(offsets))
+    blocks = blocks_by_axis(layout.neuron_axes, layout.shape)
+    split: list[int] = []
+    for axis, offset in enumerate(offsets):
+        size, count = layout.shape[axis], blocks.get(axis)
+        split += [offset] if count in (None, size) else [offset // (size // count), 0]
+    return Place.of(layout.split_shape, tuple(split))
 
 
 def square_rows(x: Tensor) -> list[Tensor]:

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from nero.distributed.shards import Shards, local
-from nero.distributed.sums import Parts, parts_of, square_root, square_rows
+from nero.distributed.sums import Parts, parts_of, place_of, square_root, square_rows
 from nero.geometry import NOISE_ULPS, working_dtype
-from nero.kernels.single import Hyper, rule_arguments
+from nero.kernels.single import Hyper, rounded, rule_arguments
 from nero.neurons import NeuronLayout
+from nero.rounding import Keys, is_stochastic, noise_keys
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -48,6 +49,19 @@ class CutStep(NamedTuple):
     @property
     def dtype(self) -> torch.dtype:
         return working_dtype(self.w.dtype)
+
+    @property
+    def time(self) -> float | Tensor:
+        """The step count: a number, or the tensor itself if it must not be read."""
+        t = self.state["step"]
+        return t.to(torch.float64) if self.hyper.capturable else t.item()
+
+    def noise_keys(self) -> Keys | None:
+        """The keys of this step's noise, or None where rounding is to nearest."""
+        if not is_stochastic(self.hyper.rounding, self.w.dtype):
+            return None
+        seed = self.state["seed"]
+        return noise_keys(seed if self.hyper.capturable else seed.item(), self.time)
 
     def direction(self, piece: slice) -> Tensor:
         """What the weights move along: the gradient, or its average once this step is in it."""
@@ -186,9 +200,7 @@ def _in_range(norm: Tensor) -> Tensor:
 
 def _arguments(step: CutStep) -> dict[str, Any]:
     """What rule.py is given, with one number per neuron in `Parts.sizes` and float64."""
-    t = step.state["step"]
-    time = t.to(torch.float64) if step.hyper.capturable else t.item()
-    rule = rule_arguments(step.layout, step.state, time, step.hyper)
+    rule = rule_arguments(step.layout, step.state, step.time, step.hyper)
     for name in ("r", "radius"):
         if isinstance(rule[name], Tensor):
             wide = rule[name].to(torch.float64)
@@ -233,9 +245,11 @@ def _stepped(step: CutStep, plan: Plan, piece: slice, dtype: torch.dtype) -> Ten
 
 def _write(step: CutStep, plan: Plan, dtype: torch.dtype) -> None:
     """Turn the weights, computing in `dtype`."""
+    place, keys = place_of(step.layout, step.shards), step.noise_keys()
     for piece in step.parts.pieces():
         x = _stepped(step, plan, piece, dtype) * step.parts.spread(plan.stretch, piece).to(dtype)
         turns, seen = (step.parts.spread(each, piece) for each in (plan.turns, plan.seen))
-        step.w[piece].copy_(torch.where(turns, x.to(step.w.dtype), step.w[piece]))
+        new = rounded(x.to(step.dtype), step.w.dtype, place.piece((piece,)), keys)
+        step.w[piece].copy_(torch.where(turns, new.to(step.w.dtype), step.w[piece]))
         if step.m is not None:
             step.m[piece].copy_(torch.where(seen, step.direction(piece), step.m[piece]))
