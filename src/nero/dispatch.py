@@ -71,7 +71,7 @@ class Dispatch:
             _check_parts(group, pairs)
         found: list[Count] = []
         for each in local_groups(group, pairs, states, cut):
-            counts = self._update_local(self._cpu_groups[index, position, each.key], each)
+            counts = self._update_local((index, position, each.key), each)
             found += [(count, each.key.home(count)) for count in counts if each.key.counts]
         return found if group["nonfinite"] == "skip" else []
 
@@ -84,13 +84,14 @@ class Dispatch:
             if step.shards.counts and step.hyper.nonfinite == "skip"
         ]
 
-    def _update_local(self, known: CpuGroup, each: LocalGroup) -> list[Tensor]:
+    def _update_local(self, place: Any, each: LocalGroup) -> list[Tensor]:
         group, pairs, states = each.group, each.pairs, each.states
         counts: list[Tensor] = []
         if torch.compiler.is_compiling():
             pairs = self._compiled_nero(group, pairs, states, counts)
         else:
             if wants_kernel(group):
+                known = self._cpu_groups[place]
                 pairs = self._fused_cpu_nero(known, group, pairs, states, counts)
             if group["fused"]:
                 pairs = _fused_cuda_nero(group, pairs, states, counts)

@@ -200,7 +200,7 @@ def gather_neurons(x: Tensor, shards: Shards) -> Tensor:
     with torch.no_grad():
         if not shards.cut:
             return local(x)
-        return local(as_dtensor(x).detach().redistribute(placements=_gathered(x, shards)))
+        return local(as_dtensor(x.detach()).redistribute(placements=_gathered(x, shards)))
 
 
 def place(part: Tensor, shape: tuple[int, ...], shards: Shards) -> Tensor:
