@@ -10,19 +10,26 @@ import torch
 from torch import Tensor, nn
 
 import rounding_oracle as oracle
-from helpers import bits, build, every_path, give_gradients, tangent, through_file, train
+from helpers import (
+    ROUNDING_PATHS,
+    bits,
+    build,
+    every_path,
+    every_rounding_path,
+    give_gradients,
+    tangent,
+    through_file,
+    train,
+)
 from nero import Nero, NeuronLayout, geometry
 from nero.groups import hyper_of
 from nero.kernels.single import _single_tensor_nero, tensor_step
 from nero.rounding import Place, noise_bits, noise_keys, parameter_seed, round_stochastically
-from optimizer_table import PATHS, TENSORS, PathRow, names
+from optimizer_table import TENSORS, PathRow, names
 
 CPU = torch.device("cpu")
 LOW = (torch.bfloat16, torch.float16)
 every_low_dtype = pytest.mark.parametrize("dtype", LOW, ids=str)
-# `fused=True` refuses this rounding for as long as the kernel does not do it.
-ROUNDING_PATHS = [row for row in PATHS if not row.options.get("fused")]
-every_rounding_path = pytest.mark.parametrize("path", ROUNDING_PATHS, ids=names(ROUNDING_PATHS))
 
 
 def unsigned(x: Tensor) -> list[int]:
