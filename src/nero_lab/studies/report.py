@@ -114,6 +114,7 @@ def headings(case: Case) -> tuple[str, ...]:
         f"val {metric}",
         f"test {metric}",
         f"val {metric} by lr",
+        *((f"test {metric} against {case.reference}, by lr",) if case.reference else ()),
         "time of a run",
     )
 
@@ -136,6 +137,7 @@ def table_cells(case: Case, rows: Sequence[Row]) -> list[tuple[str, ...]]:
                 str(test),
                 *best,
                 ", ".join(f"{lr:g}: {_short(v)}" for lr, (v, _) in sorted(row.by_lr.items())),
+                *((_against(row, rows, case.reference),) if case.reference else ()),
                 f"{row.seconds:.1f} s" if row.steps else "-",
             )
         )
@@ -144,6 +146,18 @@ def table_cells(case: Case, rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 def _is_transfer(case: Case) -> bool:
     return case.arms[0].on_source is not None
+
+
+def _against(row: Row, rows: Sequence[Row], label: str) -> str:
+    """Return by how much a row's mean test metric differs from the reference's, rate by rate."""
+    reference = next(other for other in rows if other.arm.label == label)
+    if row is reference:
+        return "-"
+    told = []
+    for lr, (_, test) in sorted(row.by_lr.items()):
+        ours, theirs = test.mean, reference.by_lr[lr][1].mean
+        told.append(f"{lr:g}: {ours / theirs - 1:+.2%}" if ours and theirs else f"{lr:g}: -")
+    return ", ".join(told)
 
 
 def _short(scores: Scores) -> str:
