@@ -107,7 +107,7 @@ def precision(
 ) -> None:
     """Train in bfloat16 with stochastic rounding and to nearest, against float32.
 
-    A small language model on `anarchism` (a Debian package), at three learning rates: the smaller
+    A small language model on `anarchism` (a Debian package), at two learning rates: the smaller
     the steps, the more of them the nearest rounding loses. Prints a table and writes `table.md`,
     `summary.json`, `scores.png` and `records.jsonl`.
 

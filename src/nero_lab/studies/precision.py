@@ -31,11 +31,11 @@ class Sizes:
 
 WHOLE = Sizes(
     seeds=(0, 1, 2),
-    lrs=(0.001, 0.003, 0.01),
+    lrs=(0.001, 0.01),
     steps=500,
-    eval_tokens=32_768,
+    eval_tokens=16_384,
     vocabulary=1024,
-    width=128,
+    width=64,
 )
 QUICK = Sizes(seeds=(0,), lrs=(0.01,), steps=4, eval_tokens=1024, vocabulary=320, width=32)
 
@@ -66,7 +66,7 @@ def precision_study(folders: Mapping[str, str], quick: bool) -> Study:
         title="Weights in bfloat16",
         cases=(case,),
         seeds=sizes.seeds,
-        seconds={"small-lm": 0.06},
+        seconds={"small-lm": 0.04},
         left_out="one seed, one learning rate and a few steps on a small network: it shows how the "
         "study goes, and compares nothing."
         if quick
