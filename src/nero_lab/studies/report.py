@@ -169,7 +169,10 @@ def settings(study: Study, case: Case, rows: Sequence[Row]) -> list[str]:
     run, metric = case.arms[0].template, case.task.metric
     digests = run.data.get("digests") or {"data": run.data.get("digest")}
     named = ", ".join(f"{name} {value}" for name, value in digests.items() if value)
-    model = ", ".join(f"{key} {value}" for key, value in run.model.items() if key != "tied")
+    told_by_arms = ("tied", "dtype")
+    model = ", ".join(
+        f"{key} {value}" for key, value in run.model.items() if key not in told_by_arms
+    )
     told = [
         f"Data: {case.task.data}{f'; digest of the files: {named}' if named else ''}.",
         f"Model: {model}.",
