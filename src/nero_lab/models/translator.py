@@ -81,7 +81,7 @@ def _strip_norms(module: nn.Module) -> None:
     """Replace every LayerNorm inside by one that has neither gain nor bias."""
     for name, part in module.named_children():
         if isinstance(part, nn.LayerNorm):
-            bare = nn.LayerNorm(part.normalized_shape, eps=part.eps, elementwise_affine=False)
+            bare = nn.LayerNorm(list(part.normalized_shape), eps=part.eps, elementwise_affine=False)
             setattr(module, name, bare)
         else:
             _strip_norms(part)

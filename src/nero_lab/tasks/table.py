@@ -11,7 +11,10 @@ PAPER_TASKS: Mapping[str, str] = {
     "granularity": "nero_lab.tasks.granularity:Granularity",
     "cwn": "nero_lab.tasks.cwn:CentredWeightNormMLP",
     "deep-mlp": "nero_lab.tasks.deep_mlp:DeepMLP",
+    "imagenet": "nero_lab.tasks.imagenet:ImageNet",
     "cifar": "nero_lab.tasks.cifar:Cifar",
+    "wikitext2": "nero_lab.tasks.wikitext2:WikiText2",
+    "translation": "nero_lab.tasks.translation:Translation",
 }
 """Where each one stands; imported when it is asked for."""
 
