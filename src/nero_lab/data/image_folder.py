@@ -113,7 +113,7 @@ class FolderLoader:
                 batches.append([(self._rows[row], int(seeds[row])) for row in share])
         yield from self._read(batches)
 
-    def _read(self, batches: list[list[tuple[int, int | None]]]) -> Iterator[Any]:
+    def _read(self, batches: Sequence[Sequence[tuple[int, int | None]]]) -> Iterator[Any]:
         dataset = _Transformed(self._images, self._augment, self._centre)
         return iter(DataLoader(dataset, batch_sampler=batches, num_workers=self.workers))
 

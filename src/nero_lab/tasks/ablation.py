@@ -21,7 +21,7 @@ def _arms(grid: tuple[float, ...]) -> tuple[Arm, ...]:
 
 
 PAPER = replace(cifar.PAPER, arms=_arms(_GRID), model={"network": "vgg11"})
-CPU = replace(cifar.CPU, arms=_arms(_CPU_GRID), model={"network": "vgg11", "width": 0.125})
+CPU = replace(cifar.VGG11_CPU, arms=_arms(_CPU_GRID))
 TINY = replace(cifar.TINY, arms=_arms((0.01,)))
 
 

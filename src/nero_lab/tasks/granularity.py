@@ -32,9 +32,8 @@ def _with_library_rates(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
 
 PAPER = replace(cifar.PAPER, arms=_arms(_GRID), model={"network": "vgg11"})
 CPU = replace(
-    cifar.CPU,
+    cifar.VGG11_CPU,
     arms=_with_library_rates(_arms(_CPU_GRID)),
-    model={"network": "vgg11", "width": 0.125},
 )
 TINY = replace(cifar.TINY, arms=_arms((0.01,)))
 
