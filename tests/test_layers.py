@@ -32,7 +32,7 @@ def layer(ours: str = "", *, theirs: str = "torch") -> Layer:
     return Layer(frozenset(ours.split()), frozenset(theirs.split()))
 
 
-RULE_AND_BELOW = "nero.neurons nero.geometry nero.rule"
+RULE_AND_BELOW = "nero.neurons nero.geometry nero.rounding nero.rule"
 BELOW_OPTIMIZER = f"{RULE_AND_BELOW} nero.kernels nero.architecture"
 BELOW_TELEMETRY = f"{BELOW_OPTIMIZER} nero.groups nero.dispatch nero.checkpoint nero.optimizer"
 
@@ -48,6 +48,7 @@ LAYERS: Mapping[str, Layer] = {
     "nero": layer(f"{BELOW_TELEMETRY} nero.telemetry nero.registry nero.description"),
     "nero.neurons": layer(theirs=""),
     "nero.geometry": layer("nero.neurons"),
+    "nero.rounding": layer(),
     "nero.rule": layer("nero.neurons nero.geometry"),
     "nero.kernels": layer(f"{RULE_AND_BELOW} nero.kernels"),
     "nero.kernels.cuda": layer(f"{RULE_AND_BELOW} nero.kernels", theirs="torch triton"),

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nero.groups import hyper_of, layout_of, parameter_name, zero_average
+from nero.groups import complete_state, hyper_of, layout_of, parameter_name
 from nero.kernels import cuda
 from nero.kernels.cpu import CpuGroup, why_not
 from nero.kernels.cpu_library import INSTRUCTION_SET, Missing, load
@@ -44,10 +44,7 @@ class Dispatch:
             RuntimeError: with `fused=True`, a gradient that the kernel cannot take.
         """
         pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
-        if group["momentum"] > 0:
-            for p, _ in pairs:  # a scheduler may switch momentum on in the middle of a run
-                if states[p].get("exp_avg") is None:
-                    states[p]["exp_avg"] = zero_average(p)
+        complete_state(index, group, states)
         counts: list[Tensor] = []
         if torch.compiler.is_compiling():
             pairs = self._compiled_nero(group, pairs, states, counts)
@@ -104,7 +101,8 @@ class Dispatch:
         if group["fused"] and _on_cuda(p):
             return "fused Triton kernel"
         if wants_kernel(group):
-            reason = why_not(p, p.detach() if p.grad is None else p.grad, state)
+            g = p.detach() if p.grad is None else p.grad
+            reason = why_not(p, g, state, group["rounding"])
             if not reason and not isinstance(self._library, Missing):
                 return f"fused CPU kernel ({self._library.instruction_set})"
             return f"foreach ({reason})"
@@ -126,7 +124,10 @@ def check_fused(group: Mapping[str, Any]) -> None:
     """
     if group["fused"]:
         for p in group["params"]:
-            reason = missing_triton() if _on_cuda(p) else why_not(p, p.detach(), {})
+            if _on_cuda(p):
+                reason = missing_triton()
+            else:
+                reason = why_not(p, p.detach(), {}, group["rounding"])
             if reason:
                 raise _does_not_fit(group, p, reason)
 

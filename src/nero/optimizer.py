@@ -17,6 +17,7 @@ from nero.groups import (
     OPTIONS,
     check_group,
     check_hyperparameters,
+    complete_state,
     layout_of,
     parameter_name,
     zero_average,
@@ -73,6 +74,13 @@ class Nero(Optimizer):
             (default): where it fits and `foreach` is None. See `path`.
         capturable: keep step counts on the parameters' device, so that a step can be captured in
             a CUDA graph or compiled without recompiling. Default False.
+        rounding: how new weights go into bfloat16 and float16. "nearest" (default), under which
+            a weight stands still where a step is shorter than half the distance to the next
+            number; "stochastic": to one of the two neighbours, so that the mean is exact
+            (`nero.rounding`). Other weights are not affected.
+        seed: of that rounding's noise, an integer in [0, 2**32). The noise depends on it, on the
+            parameter's place in the groups, on the step count and on the entry's place in the
+            parameter alone, and on no generator. Read when a parameter's state is made. Default 0.
 
     All but `params` are defaults that a parameter group may override and that state_dict carries.
 
@@ -80,7 +88,8 @@ class Nero(Optimizer):
     `step` (0-d), `rms` (the root of v, one entry per neuron, `NeuronLayout.neuron_shape`),
     `scale` (0-d: mean absolute value of a bias or gain, mean neuron norm where it is free, at
     construction, 0.01 where that is zero; otherwise 1), with `radius="initial"` also `radius`
-    (one per neuron) and with momentum `exp_avg` (the parameter's shape).
+    (one per neuron), with momentum `exp_avg` (the parameter's shape) and with
+    `rounding="stochastic"` `seed` (0-d, int64).
 
     A neuron that cannot be projected is left where it is rather than turned into NaN or noise:
     where the fan-in is below 3 (below 2 with one of the two constraints), its tensor is treated
@@ -130,6 +139,8 @@ class Nero(Optimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
+        rounding: str = "nearest",
+        seed: int = 0,
     ) -> None:
         given = {**locals(), "neuron_axes": normalize_axes(neuron_axes)}
         defaults = {name: given[name] for name in OPTIONS}
@@ -139,8 +150,8 @@ class Nero(Optimizer):
         # Every group is checked before any weight is touched, so a failure changes nothing.
         self._constructed = False
         super().__init__(params, defaults)
-        for group in self.param_groups:
-            self._start_group(group)
+        for index in range(len(self.param_groups)):
+            self._start_group(index)
         self._constructed = True
         warn_without_kernel(self.param_groups)
 
@@ -160,14 +171,16 @@ class Nero(Optimizer):
             self.param_groups.pop()
             raise
         if self._constructed:
-            self._start_group(group)
+            self._start_group(len(self.param_groups) - 1)
 
     @torch.no_grad()
-    def _start_group(self, group: dict[str, Any]) -> None:
+    def _start_group(self, index: int) -> None:
+        group = self.param_groups[index]
         for p in group["params"]:
             self.state[p] = _initial_state(p, group)
             # There from the start, so that a compiled step is not compiled again for it.
             self._skipped.setdefault(p.device, torch.zeros((), dtype=torch.int64, device=p.device))
+        complete_state(index, group, self.state)
 
     @torch.no_grad()
     def project_(self) -> None:
