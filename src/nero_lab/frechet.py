@@ -5,6 +5,7 @@ the features of a small classifier, trained here on the real images, take their 
 are then comparable with one another and with nobody else's.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.error import URLError
@@ -18,8 +19,14 @@ from nero_lab.data.parts import MissingData
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 """The file of torch-fidelity that a folder is searched for."""
 
-_TRAINED_ON = 64
-_EPOCHS = 3
+_BATCH = 64
+
+
+class _Scaled(FrechetInceptionDistance):
+    """FID of images from -1 to 1."""
+
+    def update(self, imgs: Tensor, real: bool) -> None:
+        super().update((imgs + 1) / 2, real)
 
 
 class SmallClassifier(nn.Module):
@@ -54,7 +61,7 @@ class SmallClassifier(nn.Module):
         return self.convolutions(images).mean(dim=(2, 3))
 
 
-def train_classifier(images: Tensor, classes: Tensor) -> SmallClassifier:
+def train_classifier(images: Tensor, classes: Tensor, steps: int) -> SmallClassifier:
     """Return a classifier trained on images, the same one whenever and wherever in a program.
 
     It draws nothing from torch's global generator.
@@ -62,25 +69,41 @@ def train_classifier(images: Tensor, classes: Tensor) -> SmallClassifier:
     Args:
         images: (rows, channels, height, width), float32.
         classes: (rows,), int64, counted from 0.
+        steps: of Adam, on 64 images each.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         classifier = SmallClassifier(images.shape[1], int(classes.max()) + 1)
         optimizer = torch.optim.Adam(classifier.parameters(), lr=2e-3, fused=True)
-        for _ in range(_EPOCHS):
-            for batch in torch.randperm(len(images)).split(_TRAINED_ON):
-                scores = classifier.head(classifier(images[batch]))
-                loss = nn.functional.cross_entropy(scores, classes[batch])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+        for _ in range(steps):
+            batch = torch.randint(len(images), (_BATCH,))
+            scores = classifier.head(classifier(images[batch]))
+            loss = nn.functional.cross_entropy(scores, classes[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
     return classifier.eval().requires_grad_(False)
+
+
+def classifier_distance(
+    images: Tensor, classes: Tensor, steps: int
+) -> FrechetInceptionDistance:
+    """Return the Frechet distance on the features of a classifier of these images.
+
+    Args:
+        images: (rows, channels, height, width), float32.
+        classes: (rows,), int64, counted from 0.
+        steps: as in `train_classifier`.
+    """
+    return FrechetInceptionDistance(
+        feature=train_classifier(images, classes, steps), sync_on_compute=False
+    )
 
 
 def inception_distance(folder: Path | None) -> FrechetInceptionDistance:
     """Return the FID of torchmetrics, on Inception with the weights of torch-fidelity.
 
-    Images have to be (batch, 3, height, width), from 0 to 1.
+    Images have to be (batch, 3, height, width), from -1 to 1.
 
     Args:
         folder: where INCEPTION_WEIGHTS may lie; where it does not, torch-fidelity looks in torch's
@@ -92,8 +115,12 @@ def inception_distance(folder: Path | None) -> FrechetInceptionDistance:
     path = None if folder is None else folder / INCEPTION_WEIGHTS
     weights = str(path) if path is not None and path.is_file() else None
     try:
-        return FrechetInceptionDistance(
-            feature=2048, normalize=True, feature_extractor_weights_path=weights
+        return _Scaled(
+            feature=2048,
+            normalize=True,
+            feature_extractor_weights_path=weights,
+            # Every process of several compares all images.
+            sync_on_compute=False,
         )
     except (URLError, OSError) as error:
         raise MissingData(
@@ -105,7 +132,7 @@ def inception_distance(folder: Path | None) -> FrechetInceptionDistance:
 
 def frechet_distance(
     metric: FrechetInceptionDistance,
-    real: Iterable[tuple[Tensor, Tensor]],
+    real: Iterable[tuple[Tensor, ...]],
     generate: Callable[[Tensor], Tensor],
 ) -> float:
     """Return the distance between real images and as many generated ones of the same classes.
@@ -114,11 +141,17 @@ def frechet_distance(
         metric: FID, or the same on other features; reset before and after.
         real: batches of images and classes.
         generate: classes, (batch,), to images.
+
+    Returns:
+        The distance; NaN where generated images are not finite.
     """
     metric.reset()
     for images, classes in real:
+        metric.to(images.device)
         metric.update(images, real=True)
         metric.update(generate(classes), real=False)
-    distance = metric.compute().item()
+    # The features of a network whose weights are not finite, on which eigenvalues would fail.
+    finite = bool(torch.isfinite(metric.fake_features_cov_sum).all())
+    distance = metric.compute().item() if finite else math.nan
     metric.reset()
     return distance

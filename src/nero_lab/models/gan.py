@@ -5,6 +5,8 @@ projection of the class in the discriminator of Miyato and Koyama (2018), non-lo
 et al. (2019), and latent chunks that condition batch normalisation of Brock et al. (2019).
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
@@ -12,6 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 CHUNKS = 4
 """Into how many parts z is split: one makes the first feature map, one goes to each block."""
+Part = Literal["generate", "judge", "judge generated"]
 _BLOCKS = CHUNKS - 1
 _WIDTH = 4
 """Channels of every block, in units of the base features."""
@@ -219,6 +222,20 @@ class GAN(nn.Module):
         self.generator = Generator(base, classes, chunk, class_features, size, channels)
         self.discriminator = Discriminator(base, classes, channels)
 
-    def forward(self, noise: Tensor, classes: Tensor) -> Tensor:
-        """Return generated images, (batch, channels, size, size) from -1 to 1."""
-        return self.generator(noise, classes)
+    def forward(self, part: Part, inputs: Tensor, classes: Tensor) -> Tensor:
+        """Return what a part of the two makes of its inputs.
+
+        All goes through here rather than to the parts themselves, so that what wraps a model, for
+        precision or several devices, sees it.
+
+        Args:
+            part: "generate": images, (batch, channels, size, size) from -1 to 1, from noise,
+                (batch, 4 chunk). "judge": how real images look, (batch,). "judge generated": the
+                same of images generated from noise.
+            inputs: noise or images.
+            classes: (batch,) of int64.
+        """
+        if part == "judge":
+            return self.discriminator(inputs, classes)
+        images = self.generator(inputs, classes)
+        return images if part == "generate" else self.discriminator(images, classes)
