@@ -45,7 +45,9 @@ LAB_PACKAGES = (
 
 # A name stands for the modules inside it too, unless a longer one does; `nero` for itself alone.
 LAYERS: Mapping[str, Layer] = {
-    "nero": layer(f"{BELOW_TELEMETRY} nero.telemetry nero.registry nero.description"),
+    "nero": layer(
+        f"{BELOW_TELEMETRY} nero.backward nero.telemetry nero.registry nero.description"
+    ),
     "nero.neurons": layer(theirs=""),
     "nero.geometry": layer("nero.neurons"),
     "nero.rounding": layer(),
@@ -75,6 +77,7 @@ LAYERS: Mapping[str, Layer] = {
     "nero.dispatch": layer(f"{BELOW_OPTIMIZER} nero.groups"),
     "nero.checkpoint": layer(f"{BELOW_OPTIMIZER} nero.groups"),
     "nero.optimizer": layer(f"{BELOW_OPTIMIZER} nero.groups nero.dispatch nero.checkpoint"),
+    "nero.backward": layer(BELOW_TELEMETRY),
     "nero.telemetry": layer(BELOW_TELEMETRY),
     "nero.optax": layer("nero.neurons", theirs="jax optax"),
     "nero.integrations": layer(

@@ -115,12 +115,19 @@ def new_seed(p: Tensor, group: Mapping[str, Any], group_index: int, index: int) 
 
 
 def complete_state(
-    group_index: int, group: Mapping[str, Any], states: Mapping[Tensor, dict[str, Any]]
+    group_index: int,
+    group: Mapping[str, Any],
+    states: Mapping[Tensor, dict[str, Any]],
+    position: int | None = None,
 ) -> None:
-    """Give parameters the state of options that were switched on in the middle of a run."""
+    """Give parameters the state of options that were switched on in the middle of a run.
+
+    All parameters of the group, or the one at `position`.
+    """
     if not group["momentum"] and group["rounding"] == "nearest":
         return
-    for index, p in enumerate(group["params"]):
+    for index in range(len(group["params"])) if position is None else (position,):
+        p = group["params"][index]
         state = states[p]
         if group["momentum"] > 0 and p.grad is not None and state.get("exp_avg") is None:
             state["exp_avg"] = zero_average(p)

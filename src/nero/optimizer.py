@@ -242,11 +242,21 @@ class Nero(Optimizer):
                 loss = closure()
         for group in self.param_groups:  # all of them before anything changes
             _check_gradients(group)
-        for index, group in enumerate(self.param_groups):
-            for count in self._dispatch.update(index, group, self.state):
-                seen = self._skipped.get(count.device, 0)
-                self._skipped[count.device] = count + seen
+        for index in range(len(self.param_groups)):
+            self._update(index)
         return loss
+
+    @torch.no_grad()
+    def _step_one(self, index: int, position: int) -> None:
+        """Step one parameter of the index-th group alone; `nero.step_in_backward` calls it."""
+        _check_gradients(self.param_groups[index], position)
+        self._update(index, position)
+
+    def _update(self, index: int, position: int | None = None) -> None:
+        group = self.param_groups[index]
+        for count in self._dispatch.update(index, group, self.state, position):
+            seen = self._skipped.get(count.device, 0)
+            self._skipped[count.device] = count + seen
 
     @property
     def path(self) -> str:
@@ -336,9 +346,13 @@ def _positive(scale: Tensor) -> Tensor:
     return torch.where((scale > 0) & torch.isfinite(scale), scale, ZERO_SCALE)
 
 
-def _check_gradients(group: dict[str, Any]) -> None:
-    """Raise if a gradient is sparse or, where the group asks for it, holds NaN or infinities."""
-    updated = [index for index, p in enumerate(group["params"]) if p.grad is not None]
+def _check_gradients(group: dict[str, Any], position: int | None = None) -> None:
+    """Raise if a gradient is sparse or, where the group asks for it, holds NaN or infinities.
+
+    Looks at one parameter of the group where its position is given.
+    """
+    looked_at = range(len(group["params"])) if position is None else (position,)
+    updated = [index for index in looked_at if group["params"][index].grad is not None]
     gradients = [group["params"][index].grad for index in updated]
     for index, g in zip(updated, gradients, strict=True):
         if g.layout != torch.strided:
@@ -352,8 +366,11 @@ def _check_gradients(group: dict[str, Any]) -> None:
     finite = torch.stack([torch.isfinite(g).all().to(gradients[0].device) for g in gradients])
     bad = [index for index, ok in zip(updated, finite.tolist(), strict=True) if not ok]
     if bad:
+        changed = "no weight was changed"
+        if position is not None:  # others have been stepped in this backward pass already
+            changed = "none of its weights was changed"
         raise RuntimeError(
             f"the gradient of {', '.join(parameter_name(group, index) for index in bad)} holds "
-            'NaN or infinity, and nonfinite="raise"; no weight was changed. '
+            f'NaN or infinity, and nonfinite="raise"; {changed}. '
             'nonfinite="skip" passes such neurons over'
         )
