@@ -85,9 +85,7 @@ def train_classifier(images: Tensor, classes: Tensor, steps: int) -> SmallClassi
     return classifier.eval().requires_grad_(False)
 
 
-def classifier_distance(
-    images: Tensor, classes: Tensor, steps: int
-) -> FrechetInceptionDistance:
+def classifier_distance(images: Tensor, classes: Tensor, steps: int) -> FrechetInceptionDistance:
     """Return the Frechet distance on the features of a classifier of these images.
 
     Args:

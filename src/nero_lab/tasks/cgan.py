@@ -34,7 +34,7 @@ _GROUPS: Mapping[str, Any] = {
 }
 
 _ARMS = (
-    Arm("nero", "Nero", "nero", _GRID, groups=_GROUPS),
+    Arm("nero", "Nero", "nero", _GRID),
     Arm("sgd", "SGD", "sgd", _GRID, optimizer_options={"momentum": 0.0}),
     Arm("adam", "Adam", "adam", _GRID, optimizer_options={"betas": [0.0, 0.999]}),
     Arm("lamb", "LAMB", "lamb", _GRID),
@@ -48,6 +48,7 @@ PAPER = Preset(
     arms=_ARMS,
     model={"base": 64, "class_features": 128, "size": 32, "channels": 3},
     data={"features": "inception"},
+    groups=_GROUPS,
     eval_every=10,
 )
 
