@@ -148,6 +148,8 @@ class PPORun:
                 "build_optimizer": build_optimizer,
                 "features_extractor_class": AtariFeatures,
                 "features_extractor_kwargs": dict(run.model),
+                # Actor and critic are one linear layer each, as with Mnih's network.
+                "net_arch": [],
             },
         )
         ppo.set_logger(Logger(None, []))
