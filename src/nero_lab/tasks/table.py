@@ -8,6 +8,8 @@ from nero_lab.tasks.base import Task
 
 PAPER_TASKS: Mapping[str, str] = {
     "deep-mlp": "nero_lab.tasks.deep_mlp:DeepMLP",
+    "cgan": "nero_lab.tasks.cgan:ConditionalGAN",
+    "pong": "nero_lab.tasks.pong:Pong",
 }
 """Where each one stands; imported when it is asked for."""
 
