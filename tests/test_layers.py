@@ -32,7 +32,7 @@ def layer(ours: str = "", *, theirs: str = "torch") -> Layer:
     return Layer(frozenset(ours.split()), frozenset(theirs.split()))
 
 
-RULE_AND_BELOW = "nero.neurons nero.geometry nero.rule"
+RULE_AND_BELOW = "nero.neurons nero.geometry nero.rounding nero.rule"
 BELOW_OPTIMIZER = f"{RULE_AND_BELOW} nero.kernels nero.architecture"
 BELOW_TELEMETRY = f"{BELOW_OPTIMIZER} nero.groups nero.dispatch nero.checkpoint nero.optimizer"
 
@@ -45,9 +45,12 @@ LAB_PACKAGES = (
 
 # A name stands for the modules inside it too, unless a longer one does; `nero` for itself alone.
 LAYERS: Mapping[str, Layer] = {
-    "nero": layer(f"{BELOW_TELEMETRY} nero.telemetry nero.registry nero.description"),
+    "nero": layer(
+        f"{BELOW_TELEMETRY} nero.backward nero.telemetry nero.registry nero.description"
+    ),
     "nero.neurons": layer(theirs=""),
     "nero.geometry": layer("nero.neurons"),
+    "nero.rounding": layer(),
     "nero.rule": layer("nero.neurons nero.geometry"),
     "nero.kernels": layer(f"{RULE_AND_BELOW} nero.kernels"),
     "nero.kernels.cuda": layer(f"{RULE_AND_BELOW} nero.kernels", theirs="torch triton"),
@@ -74,6 +77,7 @@ LAYERS: Mapping[str, Layer] = {
     "nero.dispatch": layer(f"{BELOW_OPTIMIZER} nero.groups"),
     "nero.checkpoint": layer(f"{BELOW_OPTIMIZER} nero.groups"),
     "nero.optimizer": layer(f"{BELOW_OPTIMIZER} nero.groups nero.dispatch nero.checkpoint"),
+    "nero.backward": layer(BELOW_TELEMETRY),
     "nero.telemetry": layer(BELOW_TELEMETRY),
     "nero.optax": layer("nero.neurons", theirs="jax optax"),
     "nero.integrations": layer(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nero.groups import hyper_of, layout_of, parameter_name, zero_average
+from nero.groups import complete_state, hyper_of, layout_of, parameter_name
 from nero.kernels import cuda
 from nero.kernels.cpu import CpuGroup, why_not
 from nero.kernels.cpu_library import INSTRUCTION_SET, Missing, load
@@ -32,10 +32,20 @@ class Dispatch:
 
     def __init__(self) -> None:
         self._library = load()
-        self._cpu_groups: dict[int, CpuGroup] = defaultdict(CpuGroup)
+        # Of a group, and of each parameter that is stepped by itself: so neither of them has to be
+        # described to the kernel again.
+        self._cpu_groups: dict[tuple[int, int | None], CpuGroup] = defaultdict(CpuGroup)
 
-    def update(self, index: int, group: dict[str, Any], states: States) -> list[Tensor]:
+    def update(
+        self, index: int, group: dict[str, Any], states: States, position: int | None = None
+    ) -> list[Tensor]:
         """Update the parameters of the index-th group that have a gradient, and count their steps.
+
+        Args:
+            index: which group it is.
+            group: the group.
+            states: the state of its parameters.
+            position: the one parameter of the group to update; None for all.
 
         Returns:
             Counts of skipped neurons, 0-d, to be added up.
@@ -43,17 +53,16 @@ class Dispatch:
         Raises:
             RuntimeError: with `fused=True`, a gradient that the kernel cannot take.
         """
-        pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
-        if group["momentum"] > 0:
-            for p, _ in pairs:  # a scheduler may switch momentum on in the middle of a run
-                if states[p].get("exp_avg") is None:
-                    states[p]["exp_avg"] = zero_average(p)
+        params = group["params"] if position is None else [group["params"][position]]
+        pairs = [(p, p.grad) for p in params if p.grad is not None]
+        complete_state(index, group, states, position)
         counts: list[Tensor] = []
         if torch.compiler.is_compiling():
             pairs = self._compiled_nero(group, pairs, states, counts)
         else:
             if wants_kernel(group):
-                pairs = self._fused_cpu_nero(index, group, pairs, states, counts)
+                known = self._cpu_groups[index, position]
+                pairs = self._fused_cpu_nero(known, group, pairs, states, counts)
             if group["fused"]:
                 pairs = _fused_cuda_nero(group, pairs, states, counts)
         if pairs:
@@ -61,7 +70,12 @@ class Dispatch:
         return counts if group["nonfinite"] == "skip" else []
 
     def _fused_cpu_nero(
-        self, index: int, group: dict[str, Any], pairs: Pairs, states: States, counts: list[Tensor]
+        self,
+        known: CpuGroup,
+        group: dict[str, Any],
+        pairs: Pairs,
+        states: States,
+        counts: list[Tensor],
     ) -> Pairs:
         """Update what the CPU kernel can take; returns what is left."""
         if isinstance(self._library, Missing):
@@ -69,9 +83,7 @@ class Dispatch:
         hyper, axes = hyper_of(group), group["neuron_axes"]
         ours = [(p, g) for p, g in pairs if not (group["fused"] and _on_cuda(p))]
         strict = bool(group["fused"])
-        left, skipped = self._cpu_groups[index].step(
-            ours, states, hyper, axes, self._library, all_or_none=strict
-        )
+        left, skipped = known.step(ours, states, hyper, axes, self._library, all_or_none=strict)
         if strict and left:
             raise _does_not_fit(group, *next(iter(left.items())))
         if skipped:
@@ -104,7 +116,8 @@ class Dispatch:
         if group["fused"] and _on_cuda(p):
             return "fused Triton kernel"
         if wants_kernel(group):
-            reason = why_not(p, p.detach() if p.grad is None else p.grad, state)
+            g = p.detach() if p.grad is None else p.grad
+            reason = why_not(p, g, state, group["rounding"])
             if not reason and not isinstance(self._library, Missing):
                 return f"fused CPU kernel ({self._library.instruction_set})"
             return f"foreach ({reason})"
@@ -126,7 +139,10 @@ def check_fused(group: Mapping[str, Any]) -> None:
     """
     if group["fused"]:
         for p in group["params"]:
-            reason = missing_triton() if _on_cuda(p) else why_not(p, p.detach(), {})
+            if _on_cuda(p):
+                reason = missing_triton()
+            else:
+                reason = why_not(p, p.detach(), {}, group["rounding"])
             if reason:
                 raise _does_not_fit(group, p, reason)
 

@@ -17,6 +17,7 @@ from nero.groups import (
     OPTIONS,
     check_group,
     check_hyperparameters,
+    complete_state,
     layout_of,
     parameter_name,
     zero_average,
@@ -73,6 +74,13 @@ class Nero(Optimizer):
             (default): where it fits and `foreach` is None. See `path`.
         capturable: keep step counts on the parameters' device, so that a step can be captured in
             a CUDA graph or compiled without recompiling. Default False.
+        rounding: how new weights go into bfloat16 and float16. "nearest" (default), under which
+            a weight stands still where a step is shorter than half the distance to the next
+            number; "stochastic": to one of the two neighbours, so that the mean is exact
+            (`nero.rounding`). Other weights are not affected.
+        seed: of that rounding's noise, an integer in [0, 2**32). The noise depends on it, on the
+            parameter's place in the groups, on the step count and on the entry's place in the
+            parameter alone, and on no generator. Read when a parameter's state is made. Default 0.
 
     All but `params` are defaults that a parameter group may override and that state_dict carries.
 
@@ -80,7 +88,8 @@ class Nero(Optimizer):
     `step` (0-d), `rms` (the root of v, one entry per neuron, `NeuronLayout.neuron_shape`),
     `scale` (0-d: mean absolute value of a bias or gain, mean neuron norm where it is free, at
     construction, 0.01 where that is zero; otherwise 1), with `radius="initial"` also `radius`
-    (one per neuron) and with momentum `exp_avg` (the parameter's shape).
+    (one per neuron), with momentum `exp_avg` (the parameter's shape) and with
+    `rounding="stochastic"` `seed` (0-d, int64).
 
     A neuron that cannot be projected is left where it is rather than turned into NaN or noise:
     where the fan-in is below 3 (below 2 with one of the two constraints), its tensor is treated
@@ -130,6 +139,8 @@ class Nero(Optimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
+        rounding: str = "nearest",
+        seed: int = 0,
     ) -> None:
         given = {**locals(), "neuron_axes": normalize_axes(neuron_axes)}
         defaults = {name: given[name] for name in OPTIONS}
@@ -139,8 +150,8 @@ class Nero(Optimizer):
         # Every group is checked before any weight is touched, so a failure changes nothing.
         self._constructed = False
         super().__init__(params, defaults)
-        for group in self.param_groups:
-            self._start_group(group)
+        for index in range(len(self.param_groups)):
+            self._start_group(index)
         self._constructed = True
         warn_without_kernel(self.param_groups)
 
@@ -160,14 +171,16 @@ class Nero(Optimizer):
             self.param_groups.pop()
             raise
         if self._constructed:
-            self._start_group(group)
+            self._start_group(len(self.param_groups) - 1)
 
     @torch.no_grad()
-    def _start_group(self, group: dict[str, Any]) -> None:
+    def _start_group(self, index: int) -> None:
+        group = self.param_groups[index]
         for p in group["params"]:
             self.state[p] = _initial_state(p, group)
             # There from the start, so that a compiled step is not compiled again for it.
             self._skipped.setdefault(p.device, torch.zeros((), dtype=torch.int64, device=p.device))
+        complete_state(index, group, self.state)
 
     @torch.no_grad()
     def project_(self) -> None:
@@ -229,11 +242,21 @@ class Nero(Optimizer):
                 loss = closure()
         for group in self.param_groups:  # all of them before anything changes
             _check_gradients(group)
-        for index, group in enumerate(self.param_groups):
-            for count in self._dispatch.update(index, group, self.state):
-                seen = self._skipped.get(count.device, 0)
-                self._skipped[count.device] = count + seen
+        for index in range(len(self.param_groups)):
+            self._update(index)
         return loss
+
+    @torch.no_grad()
+    def _step_one(self, index: int, position: int) -> None:
+        """Step one parameter of the index-th group alone; `nero.step_in_backward` calls it."""
+        _check_gradients(self.param_groups[index], position)
+        self._update(index, position)
+
+    def _update(self, index: int, position: int | None = None) -> None:
+        group = self.param_groups[index]
+        for count in self._dispatch.update(index, group, self.state, position):
+            seen = self._skipped.get(count.device, 0)
+            self._skipped[count.device] = count + seen
 
     @property
     def path(self) -> str:
@@ -323,9 +346,13 @@ def _positive(scale: Tensor) -> Tensor:
     return torch.where((scale > 0) & torch.isfinite(scale), scale, ZERO_SCALE)
 
 
-def _check_gradients(group: dict[str, Any]) -> None:
-    """Raise if a gradient is sparse or, where the group asks for it, holds NaN or infinities."""
-    updated = [index for index, p in enumerate(group["params"]) if p.grad is not None]
+def _check_gradients(group: dict[str, Any], position: int | None = None) -> None:
+    """Raise if a gradient is sparse or, where the group asks for it, holds NaN or infinities.
+
+    Looks at one parameter of the group where its position is given.
+    """
+    looked_at = range(len(group["params"])) if position is None else (position,)
+    updated = [index for index in looked_at if group["params"][index].grad is not None]
     gradients = [group["params"][index].grad for index in updated]
     for index, g in zip(updated, gradients, strict=True):
         if g.layout != torch.strided:
@@ -339,8 +366,11 @@ def _check_gradients(group: dict[str, Any]) -> None:
     finite = torch.stack([torch.isfinite(g).all().to(gradients[0].device) for g in gradients])
     bad = [index for index, ok in zip(updated, finite.tolist(), strict=True) if not ok]
     if bad:
+        changed = "no weight was changed"
+        if position is not None:  # others have been stepped in this backward pass already
+            changed = "none of its weights was changed"
         raise RuntimeError(
             f"the gradient of {', '.join(parameter_name(group, index) for index in bad)} holds "
-            'NaN or infinity, and nonfinite="raise"; no weight was changed. '
+            f'NaN or infinity, and nonfinite="raise"; {changed}. '
             'nonfinite="skip" passes such neurons over'
         )

@@ -114,11 +114,13 @@ def describe(
 def tasks() -> None:
     """List the experiments, and the figure of the paper that each belongs to."""
     from nero_lab.tasks import TASKS
+    from nero_lab.tasks.table import PAPER_TASKS, load_task
 
-    _print_table(
-        ("task", "figure", "what it is"),
-        [(info.name, info.figure, info.summary) for info in TASKS.values()],
-    )
+    paper = [load_task(name) for name in PAPER_TASKS]
+    rows = [(task.name, task.figure, ", ".join(task.presets), task.title) for task in paper]
+    # The tasks of the demo and the studies, which come in the sizes that these have.
+    rows += [(info.name, info.figure, "-", info.summary) for info in TASKS.values()]
+    _print_table(("task", "figure", "presets", "what it is"), rows)
 
 
 @app.command()

@@ -101,7 +101,7 @@ class Plan:
         """Return one run."""
         preset, schedule = self.preset, self.preset.schedules[arm.depth]
         return RunConfig(
-            task="deep-mlp",
+            task="digits-mlp",
             optimizer=arm.optimizer,
             lr=lr,
             seed=seed,
