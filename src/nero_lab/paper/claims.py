@@ -248,8 +248,8 @@ CLAIMS = (
     Claim(
         "C2",
         "It works where Adam and SGD fail.",
-        f"On deep-mlp: from default initial weights, no run of Adam and SGD reaches {STUCK:g} times "
-        "chance at any rate of the grid, and every seed of Nero does. Holds: Nero is moreover "
+        "On deep-mlp: from default initial weights, no run of Adam and SGD reaches "
+        f"{STUCK:g} times chance at any rate of the grid, and every seed of Nero does. Holds: Nero is moreover "
         "better, seed by seed, than Adam and SGD from Kaiming and from balanced initial weights; "
         "in part: it is not, or these are not in.",
         _where_others_fail,
@@ -257,16 +257,16 @@ CLAIMS = (
     Claim(
         "C3",
         "The learning rate needs little or no tuning: 0.01 works out of the box.",
-        "A task agrees if Nero's mean at 0.01 is no worse than at the best rate of its grid by more "
-        f"than {TUNING:.0%}, and no seed diverges. Tasks where it learns nothing at any rate do not "
-        "count. Holds: every task measured agrees; in part: at least half.",
+        "A task agrees if Nero's mean at 0.01 is no worse than at the best rate of its grid by "
+        f"more than {TUNING:.0%}, and no seed diverges. Tasks where it learns nothing at any rate "
+        "do not count. Holds: every task measured agrees; in part: at least half.",
         _untuned,
     ),
     Claim(
         "C4",
         "Its memory is about the square root of Adam's or LAMB's.",
-        "Counted on real optimisers after a step. Holds: on square layers without biases Nero keeps "
-        "at most the square root of as many floats as Adam, at every width; in part: at half of "
+        "Counted on real optimisers after a step. Holds: on square layers without biases Nero "
+        "keeps at most the square root of as many floats as Adam, at every width; in part: at half of "
         "them.",
         _small_state,
     ),

@@ -33,10 +33,14 @@ class Outcome:
     def of(cls, record: Record, metric: Metric) -> "Outcome":
         """Return the validation metric at the end; the test metric where there is no such part."""
         result = record.result
-        split = "val" if "val" in result.metrics else "test"
-        value = result.metric(split, metric.name)
+        value = result.metric(selection_split(record), metric.name)
         usable = result.status == "finished" and value is not None and math.isfinite(value)
         return cls(usable, math.nan if value is None else value)
+
+
+def selection_split(record: Record) -> str:
+    """Return the part of the data by which learning rates are chosen: "val" where there is one."""
+    return "val" if "val" in record.result.metrics else "test"
 
 
 def learned_from(metric: Metric) -> float:

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from nero_lab.choice import best_lr
 from nero_lab.optimizers import find_optimizer
-from nero_lab.paper.comparison import Comparison, FindRun, Outcome
+from nero_lab.paper.comparison import Comparison, FindRun, Outcome, selection_split
 from nero_lab.runs import Record, Run
 from nero_lab.scores import Scores
 from nero_lab.tasks.base import Arm, Metric, Published
@@ -48,6 +48,16 @@ class Series:
             diverged=sum(result.status == "diverged" for result in results),
             metric=self.metric,
         )
+
+    def chosen_by(self, record: Record) -> tuple[str, float | None]:
+        """Return the part of the data by which rates are chosen, and the run's metric there."""
+        split = selection_split(record)
+        return split, record.result.metric(split, self.metric.name)
+
+    def selection(self, lr: float, seed: int) -> float | None:
+        """Return the number by which rates are chosen; None where not run or not finite."""
+        record = self.records.get((lr, seed))
+        return None if record is None else self.chosen_by(record)[1]
 
     @property
     def out_of_the_box(self) -> Scores:
@@ -121,7 +131,18 @@ def measure(comparison: Comparison, records: Iterable[Record]) -> list[Measured]
         At least one: without records, one of series that are empty.
     """
     task, preset = comparison.task, comparison.preset
-    fitting = [r for r in records if r.run.preset == preset.name and r.run.recipe == task.recipe]
+    planned = {
+        comparison.run(arm, lr, seed).plan_id
+        for arm in comparison.arms
+        for lr in comparison.lrs(arm)
+        for seed in preset.seeds
+    }
+    fitting = [
+        record
+        for record in records
+        if record.run.plan_id in planned
+        or (record.run.preset == preset.name and record.run.recipe == task.recipe)
+    ]
     data_sets = Counter((r.run.data_name, r.run.data_digest) for r in fitting)
     if not data_sets:
         return [_measured(comparison, [], None, None)]

@@ -26,6 +26,11 @@ class Style:
         return _MATPLOTLIB[self.dash]
 
     @property
+    def svg_dashes(self) -> str:
+        """Return SVG's name of the dashes."""
+        return {"solid": "", "dash": "6 4", "dot": "2 3", "dashdot": "6 3 2 3"}[self.dash]
+
+    @property
     def translucent(self) -> str:
         """Return the colour for a range, in CSS."""
         red, green, blue = (int(self.colour[start : start + 2], 16) for start in (1, 3, 5))

@@ -15,7 +15,7 @@ from nero_lab.paper.curves import (
 )
 from nero_lab.paper.measured import Measured
 from nero_lab.paper.palette import Style, styles
-from nero_lab.paper.table import choice_value, headline
+from nero_lab.paper.table import headline
 
 _MARGIN = 1.07
 """How much wider than its curves a panel is, for the published figures beside them."""
@@ -131,7 +131,7 @@ def _draw_by_lr(
     """Draw the final metric of every run over its learning rate; a cross is a diverged run."""
     for series in measured.series:
         style = looks[series.name]
-        runs = {key: choice_value(series, *key) for key in series.records}
+        runs = {key: series.selection(*key) for key in series.records}
         first = [(lr, runs.get((lr, series.seeds[0]))) for lr in series.lrs]
         known = [(lr, value) for lr, value in first if value is not None]
         if known:
@@ -140,11 +140,15 @@ def _draw_by_lr(
             )
             legend.setdefault(series.name, line)
         for key, value in runs.items():
+            diverged = series.records[key].result.status == "diverged"
+            marker = "x" if diverged else "o"
             if value is not None:
-                diverged = series.records[key].result.status == "diverged"
-                panel.plot(
-                    key[0], value, "x" if diverged else "o", color=style.colour, markersize=5
-                )
+                panel.plot(key[0], value, marker, color=style.colour, markersize=5)
+            else:
+                # No number to draw it at: on the edge where the worst ones are.
+                edge = 0.02 if measured.metric.better == "higher" else 0.98
+                across = panel.get_xaxis_transform()
+                panel.plot(key[0], edge, "x", color=style.colour, markersize=6, transform=across)
     panel.set_xscale("log")
     panel.set_title("at the end, by learning rate", fontsize=11, loc="left")
     panel.set_xlabel("learning rate")

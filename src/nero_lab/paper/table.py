@@ -36,10 +36,16 @@ def _row(series: Series) -> tuple[str, ...]:
         str(series.out_of_the_box),
         "-" if best is None else f"{best:g}",
         "grid not finished" if best is None and series.records else str(series.best),
-        ", ".join(f"{lr:g}" for lr in series.lrs),
+        _grid(series.lrs),
         published(headline(series.published, series.metric)) or "-",
         "-" if seconds is None else f"{seconds:.1f} s",
     )
+
+
+def _grid(lrs: Sequence[float]) -> str:
+    if len(lrs) < 4:
+        return ", ".join(f"{lr:g}" for lr in lrs)
+    return f"{lrs[0]:g} to {lrs[-1]:g} ({len(lrs)})"
 
 
 def by_lr(measured: Measured) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -59,18 +65,9 @@ def _at(series: Series, lr: float) -> str:
     record = series.records.get((lr, series.seeds[0]))
     if record is None:
         return "not run"
-    value = choice_value(series, lr, series.seeds[0])
+    value = series.selection(lr, series.seeds[0])
     text = "not finite" if value is None else series.scores(lr).number(value)
     return f"{text} (diverged)" if record.result.status == "diverged" else text
-
-
-def choice_value(series: Series, lr: float, seed: int) -> float | None:
-    """Return the number by which learning rates are chosen; None where not run or not finite."""
-    record = series.records.get((lr, seed))
-    if record is None:
-        return None
-    split = "val" if "val" in record.result.metrics else "test"
-    return record.result.metric(split, series.metric.name)
 
 
 def headline(figures: Iterable[Published], metric: Metric) -> list[Published]:
