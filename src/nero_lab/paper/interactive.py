@@ -123,21 +123,14 @@ def _by_lr_html(measured: Measured, looks: dict[str, Style]) -> str:
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    values = [
-        value
-        for series in measured.series
-        for key in series.records
-        if (value := series.selection(*key)) is not None
-    ]
-    higher = measured.metric.better == "higher"
-    worst = (min(values) if higher else max(values)) if values else 0.0
+    edge = _edge(measured)
     for series in measured.series:
-        _add_by_lr(figure, series, looks[series.name], worst)
+        _add_by_lr(figure, series, looks[series.name], edge)
     figure.update_xaxes(type="log", title_text="learning rate", exponentformat="power", dtick=1)
     return _to_html(figure, measured)
 
 
-def _add_by_lr(figure: Any, series: Series, style: Style, worst: float) -> None:
+def _add_by_lr(figure: Any, series: Series, style: Style, edge: float) -> None:
     """Add a line through the first seed's runs, and a marker for every run."""
     import plotly.graph_objects as go
 
@@ -159,7 +152,7 @@ def _add_by_lr(figure: Any, series: Series, style: Style, worst: float) -> None:
     figure.add_trace(
         go.Scatter(
             x=[lr for (lr, _), _ in runs],
-            y=[worst if value is None else value for value in final],
+            y=[edge if value is None else value for value in final],
             mode="markers",
             marker={
                 "size": 9,
@@ -203,6 +196,15 @@ def _to_html(figure: Any, measured: Measured) -> str:
     return figure.to_html(
         full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
     )
+
+
+def _edge(measured: Measured) -> float:
+    """Return where to mark a run without a number: a little beyond the worst of the others."""
+    low, high = _y_range(measured)
+    if logarithmic(measured):
+        return high * 1.08
+    beyond = 0.03 * (high - low)
+    return low - beyond if measured.metric.better == "higher" else high + beyond
 
 
 def _y_range(measured: Measured) -> tuple[float, float]:

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from nero_lab.paper import interactive, table
-from nero_lab.paper.claims import Answer, Claim
+from nero_lab.paper.claims import Claim
+from nero_lab.paper.judges import Answer
 from nero_lab.paper.measured import Measured, Series
 from nero_lab.runs import Record
 

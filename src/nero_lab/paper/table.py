@@ -83,8 +83,9 @@ def published(figures: Sequence[Published]) -> str:
 
     told = []
     for (lr, what), group in groupby(figures, key=alike):
-        values = ", ".join(f"{each.value:g}" for each in group)
-        told.append(f"{values} (lr {lr:g}, {what})")
+        same = list(group)
+        values = ", ".join(f"{each.value:g}" for each in same)
+        told.append(f"{values} (lr {lr:g}, {what if len(same) > 1 else same[0].what})")
     return "; ".join(told)
 
 
@@ -124,11 +125,7 @@ def about(measured: Measured) -> list[str]:
         "Tuned: the learning rate alone, by the validation metric on the first seed, and between "
         "the winner and the rate out of the box by the mean over seeds. Not tuned: anything else."
     )
-    settings = dict.fromkeys(
-        f"{series.label}: {series.settings}" for series in measured.series if series.settings
-    )
-    if settings:
-        told.append(f"Settings besides the learning rate: {'; '.join(settings)}.")
+    told += _settings(measured)
     if measured.missing:
         told.append(
             f"Not run yet: {measured.missing} of {comparison_size(measured)} runs known to be "
@@ -140,6 +137,15 @@ def about(measured: Measured) -> list[str]:
             "its loss is no longer finite or above a limit, and counts with the network it left."
         )
     return told
+
+
+def _settings(measured: Measured) -> list[str]:
+    """Return the settings of each optimiser besides its learning rate, equal ones once."""
+    labels: dict[str, list[str]] = {}
+    for series in measured.series:
+        labels.setdefault(series.settings, []).append(series.label)
+    told = [f"{settings} ({'; '.join(names)})" for settings, names in labels.items() if settings]
+    return [f"Settings besides the learning rate: {'; '.join(told)}."] if told else []
 
 
 def comparison_size(measured: Measured) -> int:
