@@ -1,7 +1,6 @@
 """Made-up records of an experiment, through the real record classes; nothing is trained."""
 
 import math
-import random
 from collections.abc import Callable
 
 from nero_lab.paper.comparison import Comparison
@@ -11,30 +10,58 @@ from nero_lab.tasks.base import FoundData, Metric
 DATA = FoundData("Made-up digits", "0123456789abcdef", None, "MNIST")
 
 
-def fake_result(
-    run: Run, metric: Metric, end: float | None, start: float, status: str = "finished"
-) -> Result:
-    """Return a result whose curve goes from `start` to `end`, or breaks off half way."""
+def fake_record(
+    run: Run,
+    metric: Metric,
+    end: float | None,
+    *,
+    status: str = "finished",
+    test: float | None = None,
+    splits: tuple[str, ...] = ("train", "val", "test"),
+    data: FoundData = DATA,
+) -> Record:
+    """Return a record whose curve nears `end`, or breaks off half way where it diverged.
+
+    Args:
+        run: what was run.
+        metric: of the task.
+        end: its value at the end, None where it is not finite.
+        status: "finished" or "diverged".
+        test: the value on the test part, where it is another.
+        splits: the parts of the data.
+        data: what it ran on.
+    """
     epochs = run.epochs if status == "finished" else max(1, run.epochs // 2)
-    noise = random.Random(f"{run.run_id}")
+    start = (metric.chance or 0.0) if metric.better == "higher" else 1000.0
     target = start if end is None else end
     curve = [
-        target + (start - target) * math.exp(-4 * (epoch + 1) / run.epochs) * noise.uniform(0.9, 1)
-        for epoch in range(epochs)
+        target + (start - target) * math.exp(-4 * (epoch + 1) / epochs) for epoch in range(epochs)
     ]
-    last = None if end is None else curve[-1]
-    return Result(
+    curve[-1] = target
+    at_end = dict.fromkeys(splits, end)
+    if test is not None:
+        at_end["test"] = test
+    evaluated = "val" if "val" in splits else "test"
+    result = Result(
         status=status,  # pyright: ignore[reportArgumentType]
         steps=40 * epochs,
         seconds=1.5 * epochs,
-        metrics={split: {metric.name: last} for split in ("train", "val", "test")},
+        metrics={split: {metric.name: value} for split, value in at_end.items()},
         curves={
             "epoch": [epoch + 1 for epoch in range(epochs)],
             "step": [40 * (epoch + 1) for epoch in range(epochs)],
             "train_loss": [2.3 / (epoch + 1) for epoch in range(epochs)],
             f"train_{metric.name}": curve,
-            f"val_{metric.name}": curve,
+            f"{evaluated}_{metric.name}": curve,
         },
+    )
+    return Record(
+        run.on(data),
+        result,
+        data.stand_in_for,
+        environment={"python": "3", "cores": 2},
+        commit="0" * 40,
+        recorded_at="2026-01-01T00:00:00+00:00",
     )
 
 
@@ -63,9 +90,7 @@ def by_distance(best: float, chance: float, optimum: dict[str, float]) -> Ending
     return end
 
 
-def fake_records(
-    comparison: Comparison, end: Ending, *, start: float, data: FoundData = DATA
-) -> list[Record]:
+def fake_records(comparison: Comparison, end: Ending, data: FoundData = DATA) -> list[Record]:
     """Return a record of every run that a comparison needs, decided as results come in."""
     found: dict[str, Record] = {}
 
@@ -75,13 +100,7 @@ def fake_records(
     while missing := comparison.missing(find):
         for run in missing:
             value, status = end(run)
-            result = fake_result(run, comparison.task.metric, value, start, status)
-            found[run.plan_id] = Record(
-                run.on(data),
-                result,
-                data.stand_in_for,
-                environment={"python": "3", "cores": 2},
-                commit="0" * 40,
-                recorded_at="2026-01-01T00:00:00+00:00",
+            found[run.plan_id] = fake_record(
+                run, comparison.task.metric, value, status=status, data=data
             )
     return list(found.values())
