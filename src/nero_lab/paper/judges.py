@@ -223,4 +223,42 @@ def per_neuron(evidence: Evidence) -> Answer:
 
 def projection(evidence: Evidence) -> Answer:
     """Return whether the initial scale matters to weight normalisation."""
-    return _unmeasured("cwn")
+    cwn = evidence.get("cwn")
+    by_scale: dict[float, Series] = {}
+    told = []
+    for series in cwn.series if cwn else ():
+        if not series.at(series.default_lr):
+            continue
+        model = series.at(series.default_lr)[0].run.model
+        ends = [_training(series, epoch) for epoch in (0, -1)]
+        told.append(
+            f"{series.label}, lr {series.default_lr:g}: training accuracy "
+            f"{ends[0]} after the first epoch, {ends[1]} after the last."
+        )
+        if model.get("reparameterised", True):
+            by_scale[model.get("scale", 1.0)] = series
+    small, large = (by_scale[f(by_scale)] if by_scale else None for f in (min, max))
+    if cwn is None or small is None or large is None or len(by_scale) < 2:
+        return _unmeasured("cwn from two initial scales")
+    if not all(_training(series, 0).complete for series in (small, large)):
+        return _unmeasured("cwn on every seed")
+    apart = [_apart(_training(small, epoch), _training(large, epoch)) for epoch in (0, -1)]
+    verdict = "holds" if all(apart) else "holds in part" if any(apart) else "does not hold"
+    return Answer(verdict, (f"On {_on(cwn)}, means over seeds [worst, best]:", *told))
+
+
+def _training(series: Series, epoch: int) -> Scores:
+    """Return the mean training metric over an epoch, of every seed, at the rate out of the box."""
+    records = series.at(series.default_lr)
+    columns = [record.result.curves.get(f"train_{series.metric.name}", ()) for record in records]
+    return Scores(
+        values=tuple(column[epoch] if column else None for column in columns),
+        wanted=len(series.seeds),
+        diverged=sum(record.result.status == "diverged" for record in records),
+        metric=series.metric,
+    )
+
+
+def _apart(small: Scores, large: Scores) -> bool:
+    """Return whether every seed from the large scale is lower than every one from the small."""
+    return bool(small.finite) and max(large.finite, default=0.0) + SCALE < small.finite[-1]

@@ -1,5 +1,6 @@
 """The state that optimisers keep, counted on real ones."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ class ModelState:
     """by the optimiser's label"""
 
 
+@functools.cache
 def square_layers() -> list[LayerState]:
     """Count the floats of Nero and Adam on square layers, by stepping once."""
     return [LayerState(width, _floats("nero", width), _floats("adam", width)) for width in WIDTHS]
@@ -43,6 +45,7 @@ def _floats(name: str, width: int) -> int:
     return sum(x.numel() for x in tensors if isinstance(x, torch.Tensor) and x.ndim)
 
 
+@functools.cache
 def model_state() -> ModelState:
     """Count the bytes of several optimisers on torchvision's ResNet-18."""
     from torchvision.models import resnet18
