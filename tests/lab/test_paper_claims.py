@@ -50,7 +50,7 @@ def test_c1_asks_every_seed_to_finish_and_to_agree():
     assert judge("C1", steady).verdict == "holds"
     half = judge("C1", steady, apart)
     assert half.verdict == "holds in part"
-    assert "1 of 2 tasks measured" in half.figures[0]
+    assert "1 of 2 arms measured" in half.figures[0]
     assert judge("C1", steady, apart, breaks).verdict == "does not hold"
     assert judge("C1", chance).verdict == "does not hold"
 
@@ -102,7 +102,7 @@ def test_c3_compares_the_default_with_the_best_and_says_how_peers_do():
     tuned = measured(fake_comparison(NERO, ADAM, name="a"), end)
     answer = judge("C3", tuned)
     assert answer.verdict == "holds"
-    assert "For comparison, Adam: 0 of 1 tasks" in answer.figures[-1]
+    assert "For comparison, Adam: 0 of 1 arms" in answer.figures[-1]
 
     wide = measured(fake_comparison(NERO, name="b"), lambda run: 0.8 if run.lr == 1e-3 else 0.5)
     assert judge("C3", wide).verdict == "does not hold"
@@ -124,8 +124,7 @@ def test_c4_counts_real_state():
 
 
 ABLATION = [
-    Arm(name, name, "nero", (0.01,), model={"constraint": name})
-    for name in ("none", "mean", "norm", "both")
+    Arm(name, name, name, (0.01,)) for name in ("nero-none", "nero-mean", "nero-norm", "nero")
 ]
 
 
@@ -133,13 +132,31 @@ ABLATION = [
     ("norm", "verdict"), [(0.6, "holds"), (0.8, "holds in part"), (0.9, "holds in part")]
 )
 def test_c5_better_means_every_seed(norm, verdict):
-    values = {"none": 0.5, "mean": 0.6, "norm": norm, "both": 0.8}
+    values = {"nero-none": 0.5, "nero-mean": 0.6, "nero-norm": norm, "nero": 0.8}
     ablation = measured(fake_comparison(*ABLATION, name="ablation"), by_arm(values, spread=0.005))
     assert judge("C5", ablation).verdict == verdict
 
 
-def test_c5_and_c6_do_not_hold_where_nothing_is_better():
-    worst = {"none": 0.5, "mean": 0.6, "norm": 0.6, "both": 0.4}
+GRANULARITY = [
+    Arm(name, name, name, (0.01,))
+    for name in ("nero-none", "lamb", "madam", "nero", "lamb-balanced", "madam-balanced")
+]
+
+
+@pytest.mark.parametrize(
+    ("free_lamb", "verdict"), [(0.5, "holds"), (0.7, "holds in part"), (0.9, "holds in part")]
+)
+def test_c6_asks_for_both_with_and_without_constraints(free_lamb, verdict):
+    comparison = fake_comparison(*GRANULARITY, name="granularity")
+    values = dict.fromkeys((arm.name for arm in GRANULARITY), 0.4)
+    values |= {"nero": 0.8, "nero-none": 0.7, "lamb": free_lamb}
+    answer = judge("C6", measured(comparison, by_arm(values)))
+    assert answer.verdict == verdict
+    assert "nero 0.8010 [0.8000, 0.8020], madam-balanced" in answer.figures[1]
+
+
+def test_c5_does_not_hold_where_nothing_is_better():
+    worst = {"nero-none": 0.5, "nero-mean": 0.6, "nero-norm": 0.6, "nero": 0.4}
     ablation = measured(fake_comparison(*ABLATION, name="ablation"), by_arm(worst))
     assert judge("C5", ablation).verdict == "does not hold"
     some = measured(fake_comparison(ABLATION[0], name="ablation"), by_arm(worst))

@@ -115,19 +115,19 @@ def test_equals_go_to_the_favoured_rate_and_then_to_the_smaller():
 def test_what_remains_is_told_from_recorded_times(tmp_path):
     comparison = fake_comparison(NERO, ADAM)
     store = Records(tmp_path)
-    nothing = remaining(comparison, store)
+    nothing = remaining(comparison, store.get)
     assert (nothing.runs, nothing.seconds, nothing.recorded) == (2 * 7, None, 0)
     assert "time not known yet" in str(nothing)
     every = fake_records(comparison, by_distance(0.9, 0.1, {"nero": 1e-2, "adam": 1e-4}))
     for record in every[:4]:
         store.append(record)
-    some = remaining(comparison, store)
+    some = remaining(comparison, store.get)
     assert some.recorded == 4
     each = every[0].result.seconds
     assert some.seconds == pytest.approx(each * some.runs, rel=0.5)
     for record in every[4:]:
         store.append(record)
-    done = remaining(comparison, store)
+    done = remaining(comparison, store.get)
     # Adam's best rate is another than its default, Nero's is not.
     assert (done.runs, done.recorded) == (0, 5 + 7)
     assert "all 12 runs are recorded" in str(done)

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from nero_lab.paper.comparison import Comparison
-from nero_lab.runs import Record, Records, Run
+from nero_lab.paper.comparison import Comparison, FindRun
+from nero_lab.runs import Record, Run
 from nero_lab.scores import mean
 
 
@@ -28,9 +28,8 @@ class Remaining:
         return f"{name}: up to {self.runs} runs to train ({time}), {self.recorded} recorded"
 
 
-def remaining(comparison: Comparison, records: Records) -> Remaining:
+def remaining(comparison: Comparison, find: FindRun) -> Remaining:
     """Return what an experiment still needs."""
-    find = records.get
     due = comparison.due(find)
     known = [record for run in due if (record := find(run)) is not None]
     left = [run for run in due if find(run) is None]
