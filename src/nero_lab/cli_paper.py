@@ -8,6 +8,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from nero_lab.jobs import JobMaker
     from nero_lab.paper.comparison import Comparison
     from nero_lab.runs import Records
 
@@ -38,8 +39,8 @@ def paper(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the pictures. Default: runs/paper/PRESET; for docs the folder of "
-            "results.md, by default docs.",
+            help="Folder of pictures and checkpoints. Default: runs/paper/PRESET. For docs, the "
+            "folder of results.md. Default: docs.",
             file_okay=False,
             show_default=False,
         ),
@@ -102,14 +103,16 @@ def paper(
     if shown:
         _show(shown, comparisons, records, out, console)
     else:
+        from nero_lab.paper.run import run_paper
         from nero_lab.sweeping import open_pool
 
         try:
             pool = open_pool(executor, jobs or _default_jobs(), ray_address)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--executor") from None
-        code = _run(comparisons, records, data, accelerator, pool, console)
         pictures = out or Path("runs/paper") / preset
+        maker = _maker(comparisons, pictures, data, accelerator)
+        code = run_paper(comparisons, records, maker, pool, console)
         _draw(comparisons, records, pictures, console)
         raise typer.Exit(code)
 
@@ -120,20 +123,14 @@ def _default_jobs() -> int:
     return default_jobs()
 
 
-def _run(
-    comparisons: "list[Comparison]",
-    records: "Records",
-    data: Path | None,
-    accelerator: str,
-    pool,
-    console: "Console",
-) -> int:
+def _maker(
+    comparisons: "list[Comparison]", out: Path, data: Path | None, accelerator: str
+) -> "JobMaker":
+    """Return what makes jobs; checkpoints go beside the pictures, not to the records."""
     from nero_lab.jobs import JobMaker
-    from nero_lab.paper.run import run_paper
 
     folders = {} if data is None else {each.task.name: data for each in comparisons}
-    maker = JobMaker(records.folder, folders, accelerator)
-    return run_paper(comparisons, records, maker, pool, console)
+    return JobMaker(out, folders, accelerator)
 
 
 def _draw(
