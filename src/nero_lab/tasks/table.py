@@ -12,9 +12,11 @@ PAPER_TASKS: Mapping[str, str] = {
     "cwn": "nero_lab.tasks.cwn:CentredWeightNormMLP",
     "deep-mlp": "nero_lab.tasks.deep_mlp:DeepMLP",
     "imagenet": "nero_lab.tasks.imagenet:ImageNet",
+    "cgan": "nero_lab.tasks.cgan:ConditionalGAN",
     "cifar": "nero_lab.tasks.cifar:Cifar",
     "wikitext2": "nero_lab.tasks.wikitext2:WikiText2",
     "translation": "nero_lab.tasks.translation:Translation",
+    "pong": "nero_lab.tasks.pong:Pong",
 }
 """Where each one stands; imported when it is asked for."""
 
