@@ -67,8 +67,8 @@ CPU = replace(
     },
     eval_every=2,
     left_out="Grey images of 16 x 16 instead of 32 x 32 in colour, 8 base features instead of 64, "
-    "372 steps of 32 images, of 2,000. The Frechet distance is that of the features of a small classifier "
-    "trained on the same images, not of Inception's: it is no FID.",
+    "372 steps of 32 images, of 2,000. The Frechet distance is that of the features of a small "
+    "classifier trained on the same images, not of Inception's: it is no FID.",
 )
 
 TINY = replace(
