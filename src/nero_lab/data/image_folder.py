@@ -115,7 +115,9 @@ class FolderLoader:
 
     def _read(self, batches: Sequence[Sequence[tuple[int, int | None]]]) -> Iterator[Any]:
         dataset = _Transformed(self._images, self._augment, self._centre)
-        return iter(DataLoader(dataset, batch_sampler=batches, num_workers=self.workers))
+        # A list of batches is a sampler of them.
+        sampler: Any = batches
+        return iter(DataLoader(dataset, batch_sampler=sampler, num_workers=self.workers))
 
 
 class _Transformed(Dataset):
