@@ -100,8 +100,8 @@ CPU = replace(
     schedule=Schedule("exponential", gamma=round(0.9 ** (50 / 20), 3)),
     model={"depth": 100, "width": 64},
     data={"train_size": 20_000, "val_size": 2_000},
-    left_out="Width 64 instead of 784, and 4,000 steps instead of 12,000: 20 epochs of 20,000 images "
-    "in batches of 100.",
+    left_out="Width 64 instead of 784, and 4,000 steps instead of 12,000: 20 epochs of 20,000 "
+    "images in batches of 100.",
 )
 
 TINY = replace(
