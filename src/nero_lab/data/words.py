@@ -95,7 +95,8 @@ def load_words(
         special_tokens=[_UNKNOWN, _END],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(parts[0], trainer)
+    # WikiText writes rare words as "<unk>": not to be counted as a word beside the unknown one.
+    tokenizer.train_from_iterator((line.replace(_UNKNOWN, " ") for line in parts[0]), trainer)
     limits = (train_words, eval_words, eval_words)
     numbers = [
         _numbers(tokenizer, lines, limit) for lines, limit in zip(parts, limits, strict=True)

@@ -69,14 +69,14 @@ PAPER = Preset(
 CPU = replace(
     PAPER,
     name="cpu",
-    epochs=10,
+    epochs=6,
     batch_size=32,
-    schedule=Schedule("linear", warmup_epochs=5),
+    schedule=Schedule("linear", warmup_epochs=3),
     arms=with_grids(_ARMS, _CPU_GRIDS),
     model={"vocabulary": 2_000, "depth": 2, "width": 64, "heads": 4, "hidden": 256},
     data={"vocabulary": 2_000, "min_count": 3, "train_size": 4_000},
     left_out="2 + 2 layers of width 64, 4,000 pairs to learn from in batches of 32, the 2,000 most "
-    "frequent words told apart, 10 epochs.",
+    "frequent words told apart, 6 epochs.",
 )
 
 TINY = replace(
