@@ -5,10 +5,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="The data sets of the experiments: which are here, and how to get the others.",
-    rich_markup_mode="markdown",
-)
+app = typer.Typer(rich_markup_mode="markdown")
 
 
 @app.callback(invoke_without_command=True)
