@@ -1,13 +1,17 @@
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 
 import nero
 from lab.tiny_data import write_cifar, write_fashion_mnist
+from nero_lab.context import Context, Stopped
 from nero_lab.models.gan import GAN
 from nero_lab.optimizers import OPTIMIZERS
+from nero_lab.runs import find_arm, plan_run
 from nero_lab.tasks.cgan import ConditionalGAN
+from nero_lab.train import train_run
 
 TASK = ConditionalGAN()
 
@@ -211,3 +215,21 @@ def test_images_are_brought_to_size_and_from_minus_one_to_one(size, channels, tm
     # 28 pixels get a border of black; a colour that is not there is the grey.
     assert (images["fashion"][..., 0] == -1).all()
     assert (images["fashion"] == images["fashion"][:, :1]).all()
+
+
+@pytest.mark.parametrize("optimizer", ["nero", "adam", "schedule-free"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(optimizer, tmp_path):
+    preset = TASK.presets["tiny"]
+    folder = write_fashion_mnist(tmp_path / "data")
+    run = plan_run(TASK, preset, find_arm(preset, optimizer), 0.01, 0)
+    run = run.on(TASK.find_data(folder))
+    whole = Context(data_folder=folder, accelerator="cpu")
+    expected = train_run(TASK, run, whole)
+    kept = replace(whole, checkpoints=tmp_path / "checkpoints")
+    kept.stop.set()  # it stops after its first step
+    with pytest.raises(Stopped):
+        train_run(TASK, run, kept)
+    kept.stop.clear()
+    resumed = train_run(TASK, run, kept)
+    assert resumed.weights == expected.weights
+    assert resumed.metrics == expected.metrics
