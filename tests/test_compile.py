@@ -122,12 +122,15 @@ def test_every_path_compiles(path: PathRow):
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
 
 
-def test_the_operator_is_sound():
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_the_operator_is_sound(rounding: str):
     torch.manual_seed(0)
     w, g, rms = torch.randn(4, 5), torch.randn(4, 5), torch.rand(4, 1)
+    seeds = [torch.tensor(7)] if rounding == "stochastic" else []
+    w, g = (w.bfloat16(), g.bfloat16()) if seeds else (w, g)
     arguments = (
-        *([w], [g], [torch.zeros(4, 5)], [rms], [torch.zeros(())], [torch.ones(())], []),
-        *(torch.tensor(0.1), [0, 0], 0.99, 0.9, True, "fixed", 1.0, "skip", False),
+        *([w], [g], [torch.zeros(4, 5)], [rms], [torch.zeros(())], [torch.ones(())], [], seeds),
+        *(torch.tensor(0.1), [0, 0], 0.99, 0.9, True, "fixed", 1.0, "skip", False, rounding),
     )
     torch.library.opcheck(torch.ops.nero.fused_step_.default, arguments)
 

@@ -87,6 +87,11 @@ SETTINGS = [
     ),
     Row("nonfinite", {"nonfinite": "warn"}, ValueError, ("nonfinite", "'skip'", "'raise'", "warn")),
     Row("nonfinite None", {"nonfinite": None}, ValueError, ("nonfinite", "'propagate'", "None")),
+    Row("rounding", {"rounding": "up"}, ValueError, ("rounding", "'stochastic'", "'up'")),
+    *(
+        Row(f"seed {value!r}", {"seed": value}, error, ("seed", "[0, 2**32)", repr(value)))
+        for value, error in [(-1, ValueError), (2**32, ValueError), (1.0, TypeError)]
+    ),
     *(
         Row(f"{name} {value!r}", {name: value}, TypeError, (name, "True or False", repr(value)))
         for name in ("center", "maximize", "capturable")

@@ -62,6 +62,8 @@ TEMPORARIES: dict[str, tuple[tuple[int, ...], torch.dtype, dict[str, Any]]] = {
     "bfloat16 with momentum": ((2048, 2048), torch.bfloat16, {"momentum": 0.9}),
     "bfloat16 of GPT-2's width": ((768, 768), torch.bfloat16, {}),
     "float16": ((2048, 2048), torch.float16, {"momentum": 0.9}),
+    "bfloat16, stochastic": ((2048, 2048), torch.bfloat16, {"rounding": "stochastic"}),
+    "float16, stochastic": ((2048, 2048), torch.float16, {"rounding": "stochastic"}),
 }
 
 

@@ -350,37 +350,6 @@ def test_a_frozen_parameter_stays(path: PathRow):
     assert bits(model[0].weight) != before
 
 
-@every_path
-def test_gradient_scaling_by_a_power_of_two_changes_no_bit(path: PathRow):
-    plain, scaled = network(), network()
-    scaled.load_state_dict(plain.state_dict())
-    optimizers = build(plain.parameters(), path), build(scaled.parameters(), path)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
-    for seed in range(3):
-        x = torch.full((4, 6), 0.1 * (seed + 1))
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        plain(x).square().sum().backward()
-        optimizers[0].step()
-        scaler.scale(scaled(x).square().sum()).backward()
-        scaler.step(optimizers[1])
-        scaler.update()
-    assert snapshot(optimizers[0]) == snapshot(optimizers[1])
-
-
-def test_the_gradient_scaler_leaves_a_step_out_when_its_scale_overflowed():
-    model = network()
-    optimizer = Nero(model.parameters())
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
-    before = snapshot(optimizer)
-    scaler.scale(model(torch.full((4, 6), 100.0)).square().sum()).backward()
-    assert not model[4].weight.grad.isfinite().all()
-    scaler.step(optimizer)
-    scaler.update()
-    assert snapshot(optimizer) == before
-    assert scaler.get_scale() == 2.0**126
-
-
 def test_gradients_clipped_by_torch_turn_by_the_same_angle():
     (w,) = weights_like((5, 7))
     clipped = copy.deepcopy(w)

@@ -17,6 +17,7 @@ from nero.neurons import NeuronLayout
 if TYPE_CHECKING:
     from nero import geometry
     from nero.architecture import balance_, param_groups
+    from nero.backward import step_in_backward
     from nero.description import Description, describe
     from nero.optimizer import Nero
     from nero.registry import register
@@ -31,6 +32,7 @@ __all__ = [
     "geometry",
     "param_groups",
     "register",
+    "step_in_backward",
 ]
 
 # Where each name that needs torch lives.
@@ -41,6 +43,7 @@ _HOMES = {
     "describe": "nero.description",
     "param_groups": "nero.architecture",
     "register": "nero.registry",
+    "step_in_backward": "nero.backward",
 }
 
 

@@ -22,7 +22,7 @@ Options = Mapping[str, Any]
 # What an override may set: the options of a group of Nero's, and the role.
 OPTIONS = (
     *("lr", "beta", "center", "radius", "neuron_axes", "momentum", "nonfinite"),
-    *("maximize", "foreach", "fused", "capturable", "role"),
+    *("maximize", "foreach", "fused", "capturable", "rounding", "seed", "role"),
 )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nero.geometry import working_dtype
-from nero.groups import check_hyperparameters, layout_of, parameter_name
+from nero.groups import check_hyperparameters, layout_of, new_seed, parameter_name
 from nero.kernels.single import constraints
 from nero.neurons import normalize_axes
 
@@ -43,13 +43,16 @@ def fit_state_dict(state_dict: Mapping[str, Any], groups: list[dict[str, Any]]) 
             f"groups of {sizes}"
         )
     fitted_groups, fitted_state = [], dict(state_dict["state"])
-    for group, saved in zip(groups, saved_groups, strict=True):
+    for group_index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         fitted = {**group, **saved, "params": group["params"]}
         fitted["neuron_axes"] = normalize_axes(fitted["neuron_axes"])
         check_hyperparameters(fitted)
         for index, key in enumerate(saved["params"]):
             state = fitted_state.get(key, {})
-            fitted_state[key] = FittedState(_fit_parameter(state, fitted, index))
+            state = _fit_parameter(state, fitted, index)
+            if fitted["rounding"] == "stochastic" and "seed" not in state:
+                state["seed"] = new_seed(fitted["params"][index], fitted, group_index, index)
+            fitted_state[key] = FittedState(state)
         fitted_groups.append({**fitted, "params": saved["params"]})
     return {**state_dict, "state": fitted_state, "param_groups": fitted_groups}
 
@@ -71,8 +74,7 @@ def _fit_parameter(
         raise ValueError(
             f"the loaded state of {name} lacks {', '.join(missing)}; it holds {sorted(saved)}"
         )
-    if "exp_avg" in saved:
-        shapes["exp_avg"] = tuple(p.shape)
+    shapes |= {k: s for k, s in (("exp_avg", tuple(p.shape)), ("seed", ())) if k in saved}
     state = dict(saved)
     for key, shape in shapes.items():
         try:
@@ -92,7 +94,7 @@ def _fit_parameter(
 
 
 def _placed(value: Tensor, p: Tensor, key: str, capturable: bool) -> Tensor:
-    if key == "step":
+    if key in ("step", "seed"):
         device = p.device if capturable else "cpu"
-        return value.to(device, torch.float32, copy=True)
+        return value.to(device, torch.float32 if key == "step" else torch.int64, copy=True)
     return value.to(p.device, working_dtype(p.dtype), copy=True)

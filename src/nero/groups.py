@@ -14,6 +14,7 @@ from torch import Tensor
 from nero.geometry import working_dtype
 from nero.kernels.single import Hyper
 from nero.neurons import AxisSpec, NeuronLayout, normalize_axes
+from nero.rounding import ROUNDINGS, SEEDS, parameter_seed
 
 OPTIONS = (
     "lr",
@@ -27,6 +28,8 @@ OPTIONS = (
     "foreach",
     "fused",
     "capturable",
+    "rounding",
+    "seed",
 )
 RADII = ("unit", "initial")
 NONFINITE = ("skip", "raise", "propagate")
@@ -45,6 +48,13 @@ def check_hyperparameters(options: Mapping[str, Any]) -> None:
     normalize_axes(options["neuron_axes"])
     if options["nonfinite"] not in NONFINITE:
         raise ValueError(f"nonfinite must be one of {NONFINITE}, got {options['nonfinite']!r}")
+    if options["rounding"] not in ROUNDINGS:
+        raise ValueError(f"rounding must be one of {ROUNDINGS}, got {options['rounding']!r}")
+    seed = options["seed"]
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"seed must be an integer in [0, 2**32), got {seed!r}")
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"seed must be in [0, 2**32), got {seed!r}")
     for name in ("center", "maximize", "capturable"):
         if not isinstance(options[name], bool):
             raise TypeError(f"{name} must be True or False, got {options[name]!r}")
@@ -95,6 +105,34 @@ def hyper_of(group: Mapping[str, Any]) -> Hyper:
 def zero_average(p: Tensor) -> Tensor:
     """A running average of gradients before the first one, in the dtype that p is computed in."""
     return torch.zeros_like(p, dtype=working_dtype(p.dtype), memory_format=torch.preserve_format)
+
+
+def new_seed(p: Tensor, group: Mapping[str, Any], group_index: int, index: int) -> Tensor:
+    """The seed of a parameter's noise: by its group and its place in it, so alike on every rank."""
+    device = p.device if group["capturable"] else "cpu"
+    seed = parameter_seed(group["seed"], group_index, index)
+    return torch.tensor(seed, dtype=torch.int64, device=device)
+
+
+def complete_state(
+    group_index: int,
+    group: Mapping[str, Any],
+    states: Mapping[Tensor, dict[str, Any]],
+    position: int | None = None,
+) -> None:
+    """Give parameters the state of options that were switched on in the middle of a run.
+
+    All parameters of the group, or the one at `position`.
+    """
+    if not group["momentum"] and group["rounding"] == "nearest":
+        return
+    for index in range(len(group["params"])) if position is None else (position,):
+        p = group["params"][index]
+        state = states[p]
+        if group["momentum"] > 0 and p.grad is not None and state.get("exp_avg") is None:
+            state["exp_avg"] = zero_average(p)
+        if group["rounding"] == "stochastic" and state.get("seed") is None:
+            state["seed"] = new_seed(p, group, group_index, index)
 
 
 @functools.cache

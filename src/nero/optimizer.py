@@ -12,13 +12,17 @@ from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
 from nero.checkpoint import FittedState, fit_state_dict
 from nero.dispatch import Dispatch, check_fused, warn_without_kernel
+from nero.distributed.counts import home_of, total_count
+from nero.distributed.shards import full
+from nero.distributed.turn import CutStep
 from nero.geometry import neuron_mean, neuron_norm, project_, working_dtype
+from nero.gradients import check_gradients
 from nero.groups import (
     OPTIONS,
     check_group,
     check_hyperparameters,
+    complete_state,
     layout_of,
-    parameter_name,
     zero_average,
 )
 from nero.kernels.single import constraints
@@ -73,6 +77,13 @@ class Nero(Optimizer):
             (default): where it fits and `foreach` is None. See `path`.
         capturable: keep step counts on the parameters' device, so that a step can be captured in
             a CUDA graph or compiled without recompiling. Default False.
+        rounding: how new weights go into bfloat16 and float16. "nearest" (default), under which
+            a weight stands still where a step is shorter than half the distance to the next
+            number; "stochastic": to one of the two neighbours, so that the mean is exact
+            (`nero.rounding`). Other weights are not affected.
+        seed: of that rounding's noise, an integer in [0, 2**32). The noise depends on it, on the
+            parameter's place in the groups, on the step count and on the entry's place in the
+            parameter alone, and on no generator. Read when a parameter's state is made. Default 0.
 
     All but `params` are defaults that a parameter group may override and that state_dict carries.
 
@@ -80,7 +91,8 @@ class Nero(Optimizer):
     `step` (0-d), `rms` (the root of v, one entry per neuron, `NeuronLayout.neuron_shape`),
     `scale` (0-d: mean absolute value of a bias or gain, mean neuron norm where it is free, at
     construction, 0.01 where that is zero; otherwise 1), with `radius="initial"` also `radius`
-    (one per neuron) and with momentum `exp_avg` (the parameter's shape).
+    (one per neuron), with momentum `exp_avg` (the parameter's shape) and with
+    `rounding="stochastic"` `seed` (0-d, int64).
 
     A neuron that cannot be projected is left where it is rather than turned into NaN or noise:
     where the fan-in is below 3 (below 2 with one of the two constraints), its tensor is treated
@@ -130,17 +142,19 @@ class Nero(Optimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
+        rounding: str = "nearest",
+        seed: int = 0,
     ) -> None:
         given = {**locals(), "neuron_axes": normalize_axes(neuron_axes)}
         defaults = {name: given[name] for name in OPTIONS}
         check_hyperparameters(defaults)
-        self._skipped: dict[torch.device, Tensor] = {}
+        self._skipped: dict[Any, Tensor] = {}  # by device or, for DTensors, by mesh
         self._dispatch = Dispatch()
         # Every group is checked before any weight is touched, so a failure changes nothing.
         self._constructed = False
         super().__init__(params, defaults)
-        for group in self.param_groups:
-            self._start_group(group)
+        for index in range(len(self.param_groups)):
+            self._start_group(index)
         self._constructed = True
         warn_without_kernel(self.param_groups)
 
@@ -160,14 +174,17 @@ class Nero(Optimizer):
             self.param_groups.pop()
             raise
         if self._constructed:
-            self._start_group(group)
+            self._start_group(len(self.param_groups) - 1)
 
     @torch.no_grad()
-    def _start_group(self, group: dict[str, Any]) -> None:
+    def _start_group(self, index: int) -> None:
+        group = self.param_groups[index]
         for p in group["params"]:
             self.state[p] = _initial_state(p, group)
             # There from the start, so that a compiled step is not compiled again for it.
-            self._skipped.setdefault(p.device, torch.zeros((), dtype=torch.int64, device=p.device))
+            zero = torch.zeros((), dtype=torch.int64, device=p.device)
+            self._skipped.setdefault(home_of(p), zero)
+        complete_state(index, group, self.state)
 
     @torch.no_grad()
     def project_(self) -> None:
@@ -195,6 +212,8 @@ class Nero(Optimizer):
 
         Counts from construction (or unpickling), under `nonfinite="skip"`; an entry of a bias
         counts as a neuron. The count is kept on the device, and reading it waits for the device.
+        Of DTensors a neuron counts once, wherever it lies: reading adds up what all processes
+        have counted, so all of them have to read it.
 
         Example:
             >>> import torch, nero
@@ -206,7 +225,7 @@ class Nero(Optimizer):
             >>> optimizer.skipped_neurons()
             1
         """
-        return sum(int(count) for count in self._skipped.values())
+        return sum(total_count(count, home) for home, count in self._skipped.items())
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -227,13 +246,24 @@ class Nero(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:  # all of them before anything changes
-            _check_gradients(group)
-        for index, group in enumerate(self.param_groups):
-            for count in self._dispatch.update(index, group, self.state):
-                seen = self._skipped.get(count.device, 0)
-                self._skipped[count.device] = count + seen
+        check_gradients(self.param_groups)  # all of them before anything changes
+        self._update([(index, None) for index in range(len(self.param_groups))])
         return loss
+
+    @torch.no_grad()
+    def _step_one(self, index: int, position: int) -> None:
+        """Step one parameter of the index-th group alone; `nero.step_in_backward` calls it."""
+        check_gradients([self.param_groups[index]], position)
+        self._update([(index, position)])
+
+    def _update(self, places: list[tuple[int, int | None]]) -> None:
+        cut: list[CutStep] = []
+        counts = []
+        for index, position in places:
+            group = self.param_groups[index]
+            counts += self._dispatch.update(index, group, self.state, cut, position)
+        for count, home in counts + self._dispatch.update_cut(cut):
+            self._skipped[home] = count + self._skipped.get(home, 0)
 
     @property
     def path(self) -> str:
@@ -293,7 +323,9 @@ def _initial_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
     state: dict[str, Any] = {
         "step": torch.zeros((), device=p.device if group["capturable"] else "cpu"),
         "rms": torch.zeros_like(norm),
-        "scale": norm.new_ones(()) if normalize and not initial else _positive(norm.mean()),
+        "scale": torch.ones((), dtype=dtype, device=p.device)
+        if normalize and not initial
+        else _positive(full(norm).mean()),
     }
     if initial:
         # A neuron that is constant even after centring was left alone and has no radius.
@@ -321,26 +353,3 @@ def _project_parameter_(p: Tensor, group: dict[str, Any], initial_radius: Tensor
 
 def _positive(scale: Tensor) -> Tensor:
     return torch.where((scale > 0) & torch.isfinite(scale), scale, ZERO_SCALE)
-
-
-def _check_gradients(group: dict[str, Any]) -> None:
-    """Raise if a gradient is sparse or, where the group asks for it, holds NaN or infinities."""
-    updated = [index for index, p in enumerate(group["params"]) if p.grad is not None]
-    gradients = [group["params"][index].grad for index in updated]
-    for index, g in zip(updated, gradients, strict=True):
-        if g.layout != torch.strided:
-            raise RuntimeError(
-                f"the gradient of {parameter_name(group, index)} is sparse; Nero takes dense "
-                "gradients (for an embedding: sparse=False)"
-            )
-    if group["nonfinite"] != "raise" or not updated:
-        return
-    # Stacked on the device, so that there is one wait for it and not one per parameter.
-    finite = torch.stack([torch.isfinite(g).all().to(gradients[0].device) for g in gradients])
-    bad = [index for index, ok in zip(updated, finite.tolist(), strict=True) if not ok]
-    if bad:
-        raise RuntimeError(
-            f"the gradient of {', '.join(parameter_name(group, index) for index in bad)} holds "
-            'NaN or infinity, and nonfinite="raise"; no weight was changed. '
-            'nonfinite="skip" passes such neurons over'
-        )

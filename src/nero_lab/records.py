@@ -12,17 +12,24 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Generic, Literal, Protocol, TypeVar
 
 # What computes a run's numbers; the rest (plots, tables) may change without training again.
 _LIBRARIES = ("torch", "pytorch-optimizer", "scikit-learn", "lightning-fabric", "tokenizers")
-_LAB_SOURCES = ("train.py", "optimizers.py", "tasks/*.py", "models/*.py", "data/*.py")
+_LAB_SOURCES = ("train.py", "optimizers/*.py", "tasks/*.py", "models/*.py", "data/*.py")
+
+
+class _Json(Protocol):
+    def to_json(self) -> str: ...
+
+
+R = TypeVar("R", bound=_Json)
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class RunConfig:
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
-        """Return the run's name for people: "deep-mlp (depth 50), adam lr 0.001 seed 0"."""
+        """Return the run's name for people: "digits-mlp (depth 50), adam lr 0.001 seed 0"."""
         model = ", ".join(f"{key} {value}" for key, value in self.model.items())
         return f"{self.task} ({model}), {self.optimizer} lr {self.lr:g} seed {self.seed}"
 
@@ -131,28 +138,34 @@ class RunRecord:
         return record
 
 
-class RecordStore:
-    """The records in one file, by run id. Later records of the same run win.
+class JsonLines(Generic[R]):
+    """Records in one file, a line each, by their id. Later records of the same run win.
 
     A line that cannot be read, such as the last one of a process that was killed while writing, is
     passed over and counted in `unreadable`: its run counts as not done.
+
+    Args:
+        path: the file; its folder is made when something is written.
+        parse: a line -> a record, or ValueError, TypeError, KeyError or AttributeError.
+        identify: a record -> the id of its run.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, parse: Callable[[str], R], identify: Callable[[R], str]) -> None:
         self.path = path
-        self.records: dict[str, RunRecord] = {}
+        self.records: dict[str, R] = {}
         self.unreadable = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._identify = identify
         for line in path.read_text("utf-8").splitlines() if path.exists() else []:
             try:
-                record = RunRecord.from_json(line)
+                record = parse(line)
             except (ValueError, TypeError, KeyError, AttributeError):
                 self.unreadable += 1
             else:
-                self.records[record.config.run_id] = record
+                self.records[identify(record)] = record
 
-    def append(self, record: RunRecord) -> None:
+    def append(self, record: R) -> None:
         """Write one record to the end of the file, on the disk before this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:
             # A line cut short by a kill must not swallow the record that follows it.
             if file.tell() and not self._ends_with_newline(file):
@@ -160,12 +173,20 @@ class RecordStore:
             file.write(record.to_json().encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        self.records[record.config.run_id] = record
+        self.records[self._identify(record)] = record
 
     @staticmethod
-    def _ends_with_newline(file) -> bool:
+    def _ends_with_newline(file: BinaryIO) -> bool:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
+
+
+class RecordStore(JsonLines[RunRecord]):
+    """The records of a demo or study, in one file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, RunRecord.from_json, lambda record: record.config.run_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
 
     def get(self, config: RunConfig) -> RunRecord | None:
         """Return the record of exactly this run, if there is one."""

@@ -22,7 +22,7 @@ def preset() -> Preset:
 def config() -> RunConfig:
     """Return a run that takes a fraction of a second."""
     return RunConfig(
-        task="deep-mlp",
+        task="digits-mlp",
         optimizer="adam",
         lr=1e-3,
         seed=0,

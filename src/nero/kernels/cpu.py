@@ -19,6 +19,7 @@ from nero.geometry import split_view, working_dtype
 from nero.kernels.cpu_library import GroupFields, Library, Missing, load
 from nero.kernels.single import Hyper, constraints
 from nero.neurons import AxisSpec, NeuronLayout
+from nero.rounding import is_stochastic
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MAX_DIMS = 3
@@ -75,7 +76,7 @@ class CpuGroup:
             The parameters that it cannot take, untouched, each with the reason; and the number of
             neurons that were skipped.
         """
-        settings = (hyper.center, hyper.radius, hyper.momentum > 0, neuron_axes)
+        settings = (hyper.center, hyper.radius, hyper.momentum > 0, neuron_axes, hyper.rounding)
         if settings != self._settings or len(self._known) > 2 * len(pairs):
             self._known.clear()
             self._settings = settings
@@ -113,7 +114,7 @@ class CpuGroup:
         kinds = (p.dtype, g.dtype, p.stride(), g.stride(), p.device, p.shape)
         if known and known.kinds == kinds and all(map(is_, known.state, tensors)):
             return known
-        record, reason = b"", why_not(p, g, state)
+        record, reason = b"", why_not(p, g, state, hyper.rounding)
         if not reason:
             layout = NeuronLayout(tuple(p.shape), neuron_axes)
             average = state["exp_avg"] if hyper.momentum > 0 else None
@@ -126,7 +127,7 @@ class CpuGroup:
         return known
 
 
-def why_not(p: Tensor, g: Tensor, state: Mapping[str, Any]) -> str:
+def why_not(p: Tensor, g: Tensor, state: Mapping[str, Any], rounding: str) -> str:
     """Why the kernel cannot update a parameter from this gradient; empty where it can."""
     kernel = load()
     if isinstance(kernel, Missing):
@@ -140,6 +141,8 @@ def why_not(p: Tensor, g: Tensor, state: Mapping[str, Any]) -> str:
         return f"it is {p.dtype} with a gradient of {g.dtype}"
     if any(size > 1 and stride == 0 for size, stride in zip(p.shape, p.stride(), strict=True)):
         return "its entries share memory"
+    if is_stochastic(rounding, p.dtype):
+        return 'the CPU kernel does not round as rounding="stochastic" asks'
     wanted = {name: working_dtype(p.dtype) for name in STATE} | {"step": torch.float32}
     for name, dtype in wanted.items():
         x = state.get(name)

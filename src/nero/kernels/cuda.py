@@ -32,6 +32,7 @@ from torch import Tensor
 from nero.kernels import cuda_plan
 from nero.kernels.cuda_plan import Geometry
 from nero.kernels.single import Hyper, TensorStep, constraints
+from nero.rounding import is_stochastic
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Two programs of 256 threads then share a multiprocessor, and next to nothing is spilled.
@@ -70,6 +71,8 @@ def fits(step: TensorStep, hyper: Hyper) -> str | None:
             return f"{name} is {x.dtype}"
         if x.device != device and not (name == "its step count" and x.device.type == "cpu"):
             return f"{name} is on {x.device}, not on {device}"
+    if is_stochastic(hyper.rounding, step.w.dtype):
+        return 'the Triton kernel does not round as rounding="stochastic" asks'
     if isinstance(hyper.lr, Tensor) and hyper.lr.device not in (device, torch.device("cpu")):
         return f"the learning rate is on {hyper.lr.device}, not on {device}"
     if not all(x.is_contiguous() for name, x in step.state.items() if name in ("rms", "radius")):

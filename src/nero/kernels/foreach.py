@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from nero.geometry import working_dtype
-from nero.kernels.single import Hyper, TensorStep, _single_tensor_nero, rule_arguments
+from nero.kernels.single import Hyper, TensorStep, _single_tensor_nero, rounded, rule_arguments
 from nero.neurons import NeuronLayout
+from nero.rounding import Keys
 from nero.rule import nero_
 
 # Tensors above the first are not worth copying; a stack never grows past the second.
@@ -44,7 +45,7 @@ def _stacks(steps: list[TensorStep], capturable: bool) -> list[list[TensorStep]]
         if size > STACKED_TENSOR:
             stacks.append([step])
             continue
-        layout = (step.layout.split_shape, step.layout.fan_in_axes)
+        layout = (step.layout.split_shape, step.layout.fan_in_axes, step.place)
         t = step.time(capturable)  # a tensor is not read but stacked, and so need not be equal
         key = (*layout, w.device, w.dtype, g.dtype, None if isinstance(t, Tensor) else t)
         stack = open_stacks.get(key)
@@ -78,11 +79,28 @@ def _update_stack(stack: list[TensorStep], hyper: Hyper) -> Tensor:
         tuple(axis + 1 for axis in layout.fan_in_axes),
         **rule_arguments(layout, state, t, hyper),
     )
-    torch._foreach_copy_(weights, list(w.unbind()))
+    new = rounded(w, weights[0].dtype, stack[0].place, _stack_keys(stack, hyper))
+    torch._foreach_copy_(weights, list(new.unbind()))
     torch._foreach_copy_(norms, list(rms.unbind()))
     if m is not None:
         torch._foreach_copy_(averages, list(m.unbind()))
     return finite
+
+
+def _stack_keys(stack: list[TensorStep], hyper: Hyper) -> Keys | None:
+    """The keys of each tensor's noise."""
+    keys = [step.noise_keys(hyper) for step in stack]
+    if keys[0] is None:
+        return None
+    device, shape = stack[0].w.device, (-1, *[1] * len(stack[0].layout.split_shape))
+    first, second = zip(*[key for key in keys if key is not None], strict=True)
+    return _key_tensor(first, device).view(shape), _key_tensor(second, device).view(shape)
+
+
+def _key_tensor(keys: tuple[Any, ...], device: torch.device) -> Tensor:
+    if isinstance(keys[0], Tensor):
+        return torch.stack(keys).to(device)
+    return torch.tensor(keys, dtype=torch.int64, device=device)
 
 
 def _stack_scalars(scalars: list[Any], layout: NeuronLayout) -> Tensor:

@@ -38,6 +38,7 @@ def fused_step(
         [state["scale"] for state in states],
         # A tensor whose neurons cannot hold the radius has none; its scale takes the place.
         [state.get("radius", state["scale"]) for state in states] if kind == INITIAL else [],
+        [state["seed"] for state in states] if hyper.rounding == "stochastic" else [],
         lr if isinstance(lr, Tensor) else torch.tensor(lr, dtype=torch.float64),
         [n for axis in neuron_axes for n in (axis if isinstance(axis, tuple) else (axis, 0))],
         hyper.beta,
@@ -47,6 +48,7 @@ def fused_step(
         float(radius) if isinstance(radius, (int, float)) else 1.0,
         hyper.nonfinite,
         hyper.maximize,
+        hyper.rounding,
     )
 
 
@@ -59,6 +61,7 @@ def fused_step_(
     steps: list[Tensor],
     scales: list[Tensor],
     radii: list[Tensor],
+    seeds: list[Tensor],
     lr: Tensor,
     neuron_axes: list[int],
     beta: float,
@@ -68,6 +71,7 @@ def fused_step_(
     radius: float,
     nonfinite: str,
     maximize: bool,
+    rounding: str,
 ) -> Tensor:
     """Update `weights` and their state in place; axes come as pairs, with 0 blocks for all."""
     axes = tuple(
@@ -83,11 +87,12 @@ def fused_step_(
         nonfinite=nonfinite,
         maximize=maximize,
         capturable=False,
+        rounding=rounding,
     )
     states = {
         w: {"rms": rms[i], "step": steps[i], "scale": scales[i]} for i, w in enumerate(weights)
     }
-    for name, tensors in (("exp_avg", averages), ("radius", radii)):
+    for name, tensors in (("exp_avg", averages), ("radius", radii), ("seed", seeds)):
         for w, x in zip(weights, tensors, strict=False):
             states[w][name] = x
     pairs = list(zip(weights, gradients, strict=True))

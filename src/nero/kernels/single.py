@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nero.geometry import split_view, working_dtype
 from nero.neurons import NeuronLayout
+from nero.rounding import Keys, Place, is_stochastic, noise_bits, noise_keys, round_stochastically
 from nero.rule import nero_, one_minus_power
 
 # On CPU a piece of 2**18 entries was the fastest of 2**13 to 2**24 for a large matrix: small enough
@@ -20,8 +21,10 @@ from nero.rule import nero_, one_minus_power
 CPU_PIECE = 2**18
 ACCELERATOR_PIECE = 2**26
 # Weights in low precision are computed in float32, in up to four temporaries twice as wide as the
-# weights: in pieces of an eighth these take no more than the tensor. Small tensors are not cut.
+# weights, or seven with stochastic rounding: in pieces of an eighth or a sixteenth these take no
+# more than the tensor. Small tensors are not cut.
 LOW_PRECISION_PIECES = 8
+STOCHASTIC_PIECES = 16
 CPU_SMALL = 2**14
 ACCELERATOR_SMALL = 2**20
 
@@ -37,16 +40,21 @@ class Hyper(NamedTuple):
     nonfinite: str
     maximize: bool
     capturable: bool
+    rounding: str = "nearest"
 
 
 class TensorStep(NamedTuple):
-    """One tensor to be updated; `w`, `g` and `m` are views in `layout.split_shape`."""
+    """One tensor to be updated; `w`, `g` and `m` are views in `layout.split_shape`.
+
+    `place` is where that view lies in the whole parameter, of which it may be a shard.
+    """
 
     w: Tensor
     g: Tensor
     m: Tensor | None
     state: dict[str, Any]
     layout: NeuronLayout
+    place: Place
 
     def time(self, capturable: bool) -> float | Tensor:
         """This tensor's own step count: a number, or the tensor itself if it must not be read."""
@@ -55,14 +63,37 @@ class TensorStep(NamedTuple):
             return step.to(self.state["rms"].dtype)
         return step.item()
 
+    def noise_keys(self, hyper: Hyper) -> Keys | None:
+        """The keys of this step's noise, or None where rounding is to nearest."""
+        if not is_stochastic(hyper.rounding, self.w.dtype):
+            return None
+        t, seed = self.time(hyper.capturable), self.state["seed"]
+        return noise_keys(seed if isinstance(t, Tensor) else seed.item(), t)
+
 
 def tensor_step(
-    p: Tensor, g: Tensor, state: dict[str, Any], layout: NeuronLayout, hyper: Hyper
+    p: Tensor,
+    g: Tensor,
+    state: dict[str, Any],
+    layout: NeuronLayout,
+    hyper: Hyper,
+    place: Place | None = None,
 ) -> TensorStep:
-    """A parameter and its gradient as the paths take them."""
+    """A parameter and its gradient as the paths take them.
+
+    Args:
+        p: the parameter, or a shard of it; `g`, `state` and `layout` are of the same shape.
+        g: its gradient.
+        state: its state.
+        layout: its layout.
+        hyper: the hyperparameters of its group.
+        place: for a shard, where it lies in the whole parameter, over the axes of
+            `layout.split_shape`; None if `p` is all of it.
+    """
     average = state["exp_avg"] if hyper.momentum > 0 else None
     m = None if average is None else split_view(average, layout)
-    return TensorStep(split_view(p, layout), split_view(g, layout), m, state, layout)
+    place = Place.of(layout.split_shape) if place is None else place
+    return TensorStep(split_view(p, layout), split_view(g, layout), m, state, layout, place)
 
 
 def _single_tensor_nero(steps: list[TensorStep], hyper: Hyper) -> list[Tensor]:
@@ -76,8 +107,9 @@ def _single_tensor_nero(steps: list[TensorStep], hyper: Hyper) -> list[Tensor]:
 
 def _update(step: TensorStep, hyper: Hyper) -> list[Tensor]:
     arguments = rule_arguments(step.layout, step.state, step.time(hyper.capturable), hyper)
+    keys = step.noise_keys(hyper)
     masks = []
-    for index in step.layout.pieces(_piece_size(step.w)):
+    for index in step.layout.pieces(_piece_size(step.w, stochastic=keys is not None)):
         w = step.w[index]
         x = w.to(working_dtype(w.dtype))
         masks.append(
@@ -91,16 +123,32 @@ def _update(step: TensorStep, hyper: Hyper) -> list[Tensor]:
             )
         )
         if w.dtype != x.dtype:
-            w.copy_(x)
+            w.copy_(rounded(x, w.dtype, step.place.piece(index), keys))
     return masks
 
 
-def _piece_size(w: Tensor) -> int:
+def rounded(x: Tensor, dtype: torch.dtype, place: Place, keys: Keys | None) -> Tensor:
+    """New weights, with a leading axis for a stack, as they are to be stored in `dtype`.
+
+    Args:
+        x: the weights in their working dtype.
+        dtype: that of the parameter.
+        place: where a tensor of the stack lies in its parameter.
+        keys: of its noise; None rounds to nearest, which copying does by itself.
+    """
+    if keys is None:
+        return x
+    shape = tuple(x.shape[x.ndim - len(place.strides) :])
+    return round_stochastically(x, dtype, noise_bits(shape, place, keys, x.device))
+
+
+def _piece_size(w: Tensor, *, stochastic: bool) -> int:
     on_cpu = w.device.type == "cpu"
     size, small = (CPU_PIECE, CPU_SMALL) if on_cpu else (ACCELERATOR_PIECE, ACCELERATOR_SMALL)
     if w.dtype == working_dtype(w.dtype):
         return size
-    return min(size, max(small, w.numel() // LOW_PRECISION_PIECES))
+    pieces = STOCHASTIC_PIECES if stochastic else LOW_PRECISION_PIECES
+    return min(size, max(small, w.numel() // pieces))
 
 
 def rule_arguments(

@@ -7,7 +7,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-Init = Literal["default", "kaiming"]
+import nero
+
+Init = Literal["default", "kaiming", "balanced"]
 """Which initial weights a network starts from."""
 
 
@@ -23,7 +25,8 @@ class PlainMLP(nn.Module):
         in_features: size of an input vector.
         classes: number of outputs.
         init: "default" leaves PyTorch's own initial weights; "kaiming" draws normal weights that
-            keep the scale of the activations from layer to layer, and sets the biases to zero.
+            keep the scale of the activations from layer to layer, and sets the biases to zero;
+            "balanced" puts the default weights, not the biases, on Nero's constraint set.
 
     Shapes: input (batch, in_features), output (batch, classes).
     """
@@ -47,6 +50,8 @@ class PlainMLP(nn.Module):
         )
         if init == "kaiming":
             self._init_kaiming()
+        elif init == "balanced":
+            nero.balance_(self)
 
     def _init_kaiming(self) -> None:
         for layer in self.layers:

@@ -100,7 +100,7 @@ def heads_study(folders: Mapping[str, str], quick: bool) -> Study:
         title="Constraints for heads and embeddings, hidden weights balanced",
         cases=(_images(folders, sizes), _language(folders, sizes), _digits(sizes)),
         seeds=sizes.seeds,
-        seconds={"fashion-cnn": 0.065, "small-lm": 0.055, "deep-mlp": 0.008},
+        seconds={"fashion-cnn": 0.065, "small-lm": 0.055, "digits-mlp": 0.008},
         left_out="one seed, one learning rate and a few steps on small networks: it shows how the "
         "study goes, and compares nothing."
         if quick
@@ -196,7 +196,7 @@ def language_run(folders: Mapping[str, str], vocabulary: int, width: int, tokens
 
 def _digits(sizes: Sizes) -> Case:
     template = _run(
-        "deep-mlp",
+        "digits-mlp",
         epochs=sizes.digit_epochs,
         batch_size=128,
         model={"depth": sizes.depth, "width": 64, "init": "default"},
@@ -206,7 +206,7 @@ def _digits(sizes: Sizes) -> Case:
     sizes = replace(sizes, lrs=sizes.digit_lrs)
     head = f"layers.{sizes.depth - 1}"
     return Case(
-        "deep-mlp",
+        "digits-mlp",
         f"Digits, plain network of {sizes.depth} layers",
         tuple(_arm("head", label, template, sizes, head, o) for label, o in _HEADS.items()),
         ("PyTorch's default initial weights, which building Nero projects.",),

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nero_lab.tasks.base import ACCURACY, LOSS_PER_TOKEN, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,23 +51,6 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class Metric:
-    """What a task reports, as a mean over targets."""
-
-    name: str
-    unit: str
-    better: Literal["higher", "lower"]
-
-    def rank(self, value: float) -> float:
-        """Return a number that is higher the better `value` is."""
-        return value if self.better == "higher" else -value
-
-
-ACCURACY = Metric("accuracy", "fraction", "higher")
-LOSS_PER_TOKEN = Metric("loss", "nats per token", "lower")
-
-
-@dataclass(frozen=True)
 class TaskInfo:
     """A row in the list of tasks."""
 
@@ -84,8 +69,8 @@ TASKS: Mapping[str, TaskInfo] = {
     info.name: info
     for info in (
         TaskInfo(
-            name="deep-mlp",
-            module="nero_lab.tasks.deep_mlp:DeepMLP",
+            name="digits-mlp",
+            module="nero_lab.tasks.digits_mlp:DigitsMLP",
             figure="3 right",
             summary="very deep plain MLP on scikit-learn's digits; what `nero demo` trains",
             data="scikit-learn's digits, which come inside the package",

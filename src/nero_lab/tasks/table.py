@@ -1,0 +1,57 @@
+"""The paper's experiments by name, and the tasks of users by where they stand."""
+
+import inspect
+from collections.abc import Mapping
+
+from nero_lab.imports import is_import_path, load_module, load_object
+from nero_lab.tasks.base import Task
+
+PAPER_TASKS: Mapping[str, str] = {
+    "ablation": "nero_lab.tasks.ablation:Ablation",
+    "granularity": "nero_lab.tasks.granularity:Granularity",
+    "cwn": "nero_lab.tasks.cwn:CentredWeightNormMLP",
+    "deep-mlp": "nero_lab.tasks.deep_mlp:DeepMLP",
+    "imagenet": "nero_lab.tasks.imagenet:ImageNet",
+    "cgan": "nero_lab.tasks.cgan:ConditionalGAN",
+    "cifar": "nero_lab.tasks.cifar:Cifar",
+    "wikitext2": "nero_lab.tasks.wikitext2:WikiText2",
+    "translation": "nero_lab.tasks.translation:Translation",
+    "pong": "nero_lab.tasks.pong:Pong",
+}
+"""Where each one stands; imported when it is asked for."""
+
+
+def load_task(name: str) -> Task:
+    """Return the task of that name, or the one at an import path.
+
+    Args:
+        name: one of PAPER_TASKS, "module:Class", "path/to/file.py:Class", or "path/to/file.py" of
+            a file that defines one task.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    if name in PAPER_TASKS:
+        found = load_object(PAPER_TASKS[name])
+    elif name.endswith(".py"):
+        found = _only_task(name)
+    elif is_import_path(name):
+        found = load_object(name)
+    else:
+        raise ValueError(
+            f"unknown task {name!r}; the tasks are: {', '.join(PAPER_TASKS)}; "
+            "or give your own as FILE.py or MODULE:CLASS"
+        )
+    if not (inspect.isclass(found) and issubclass(found, Task)):
+        raise ValueError(f"{name} is no class under nero_lab.tasks.base.Task")
+    return found()
+
+
+def _only_task(path: str) -> type[Task]:
+    module = load_module(path)
+    here = [value for value in vars(module).values() if inspect.isclass(value)]
+    found = [c for c in here if issubclass(c, Task) and c.__module__ == module.__name__]
+    if len(found) != 1:
+        names = ", ".join(task.__name__ for task in found) or "none"
+        raise ValueError(f"{path} has to define one task, it has {names}; or give {path}:CLASS")
+    return found[0]
