@@ -111,13 +111,15 @@ class Dispatch:
         if isinstance(self._library, Missing):
             return pairs
         hyper, axes = hyper_of(group), group["neuron_axes"]
-        ours = [(p, g) for p, g in pairs if not (group["fused"] and _on_cuda(p))]
         strict = bool(group["fused"])
+        ours = [(p, g) for p, g in pairs if not _on_cuda(p)] if strict else pairs
         left, skipped = known.step(ours, states, hyper, axes, self._library, all_or_none=strict)
         if strict and left:
             raise _does_not_fit(group, *next(iter(left.items())))
         if skipped:
             counts.append(torch.tensor(skipped))
+        if ours is pairs and not left:
+            return []
         taken = {p for p, _ in ours} - left.keys()
         return [(p, g) for p, g in pairs if p not in taken]
 
