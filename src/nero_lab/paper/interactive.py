@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from nero_lab.paper.curves import COLUMNS, Curve, curve_name, curves, logarithmic, x_name
+from nero_lab.paper.curves import COLUMNS, Curve, curve_name, curves, limits, logarithmic, x_name
 from nero_lab.paper.measured import Measured, Series
 from nero_lab.paper.palette import Style, styles
 from nero_lab.paper.table import headline
@@ -176,7 +176,7 @@ def _add_by_lr(figure: Any, series: Series, style: Style, edge: float) -> None:
 def _to_html(figure: Any, measured: Measured) -> str:
     figure.update_xaxes(**_AXIS)
     figure.update_yaxes(**_AXIS)
-    low, high = _y_range(measured)
+    low, high = limits(measured)
     if logarithmic(measured):
         figure.update_yaxes(type="log", range=[math.log10(low) - 0.05, math.log10(high) + 0.05])
     else:
@@ -200,26 +200,11 @@ def _to_html(figure: Any, measured: Measured) -> str:
 
 def _edge(measured: Measured) -> float:
     """Return where to mark a run without a number: a little beyond the worst of the others."""
-    low, high = _y_range(measured)
+    low, high = limits(measured)
     if logarithmic(measured):
         return high * 1.08
     beyond = 0.03 * (high - low)
     return low - beyond if measured.metric.better == "higher" else high + beyond
-
-
-def _y_range(measured: Measured) -> tuple[float, float]:
-    """Return the least and greatest value in any panel, so that they can be compared."""
-    values = [
-        y
-        for column in COLUMNS
-        for curve in curves(measured, column)
-        for seed in curve.seeds
-        for y in seed.y
-    ]
-    for series in measured.series:
-        values += [v for key in series.records if (v := series.selection(*key)) is not None]
-        values += [each.value for each in headline(series.published, series.metric)]
-    return (min(values), max(values)) if values else (0.1, 1.0)
 
 
 def legend(measured: Measured) -> Sequence[tuple[Series, Style]]:

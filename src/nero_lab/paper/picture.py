@@ -10,6 +10,7 @@ from nero_lab.paper.curves import (
     curve_name,
     curves,
     flat,
+    limits,
     logarithmic,
     x_name,
 )
@@ -64,11 +65,17 @@ def _draw_row(part: Any, measured: Measured) -> None:
         panel.set_xlabel(x_name(measured))
     _draw_published(panels[1], measured, looks)
     _draw_by_lr(panels[2], measured, looks, legend)
+    low, high = limits(measured)
+    margin = 0.05 * ((high - low) or 1.0)
     for panel in panels:
         if logarithmic(measured):
             panel.set_yscale("log")
-        elif measured.metric.chance is not None:
+            panel.set_ylim(low / 1.1, high * 1.1)
+            continue
+        panel.set_ylim(low - margin, high + margin)
+        if measured.metric.chance is not None:
             panel.axhline(measured.metric.chance, color="0.6", linewidth=0.8, linestyle=":")
+    for panel in panels:
         panel.grid(color="0.92")
         panel.spines[["top", "right"]].set_visible(False)
     name = curve_name(measured) or f"val_{measured.metric.name}"
