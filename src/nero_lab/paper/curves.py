@@ -112,6 +112,12 @@ def limits(measured: Measured) -> tuple[float, float]:
     return low, high
 
 
+def beyond(measured: Measured, value: float) -> bool:
+    """Return whether a value is too far off to be drawn where it is."""
+    low, high = limits(measured)
+    return not low <= value <= high
+
+
 _FAR = 1000.0
 
 
