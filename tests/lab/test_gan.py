@@ -1,12 +1,17 @@
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 
 import nero
+from lab.tiny_data import write_cifar, write_fashion_mnist
+from nero_lab.context import Context, Stopped
 from nero_lab.models.gan import GAN
 from nero_lab.optimizers import OPTIMIZERS
+from nero_lab.runs import find_arm, plan_run
 from nero_lab.tasks.cgan import ConditionalGAN
+from nero_lab.train import train_run
 
 TASK = ConditionalGAN()
 
@@ -168,9 +173,9 @@ def test_the_hinge_loss_of_a_discriminator_that_knows_nothing_is_two():
     assert numbers["generator_loss"] == 0
 
 
-def test_evaluation_takes_the_same_noise_every_time():
+def test_evaluation_takes_the_same_noise_every_time(tmp_path):
     options = TASK.presets["tiny"].data
-    found = TASK.find_data(None, **options)
+    found = TASK.find_data(write_fashion_mnist(tmp_path))
     data = TASK.load_data(found, 16, **options)
     gan = GAN(**TASK.presets["tiny"].model).eval()
     with torch.no_grad():
@@ -192,7 +197,39 @@ def test_evaluation_takes_the_same_noise_every_time():
         ({"channels": 2}, "channels must be"),
     ],
 )
-def test_data_options_that_do_not_work_are_refused(change, message):
+def test_data_options_that_do_not_work_are_refused(change, message, tmp_path):
     options = {**TASK.presets["tiny"].data, **change}
     with pytest.raises(ValueError, match=message):
-        TASK.load_data(TASK.find_data(None), 16, **options)
+        TASK.load_data(TASK.find_data(write_fashion_mnist(tmp_path)), 16, **options)
+
+
+@pytest.mark.parametrize(("size", "channels"), [(32, 3), (16, 1)])
+def test_images_are_brought_to_size_and_from_minus_one_to_one(size, channels, tmp_path):
+    options = {**TASK.presets["tiny"].data, "size": size, "channels": channels}
+    images = {}
+    for name, write in (("cifar", write_cifar), ("fashion", write_fashion_mnist)):
+        data = TASK.load_data(TASK.find_data(write(tmp_path / name)), 16, **options)
+        images[name], _ = next(iter(data.train))
+        assert images[name].shape == (16, channels, size, size)
+        assert -1 <= images[name].min() < images[name].max() <= 1
+    # 28 pixels get a border of black; a colour that is not there is the grey.
+    assert (images["fashion"][..., 0] == -1).all()
+    assert (images["fashion"] == images["fashion"][:, :1]).all()
+
+
+@pytest.mark.parametrize("optimizer", ["nero", "adam", "schedule-free"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(optimizer, tmp_path):
+    preset = TASK.presets["tiny"]
+    folder = write_fashion_mnist(tmp_path / "data")
+    run = plan_run(TASK, preset, find_arm(preset, optimizer), 0.01, 0)
+    run = run.on(TASK.find_data(folder))
+    whole = Context(data_folder=folder, accelerator="cpu")
+    expected = train_run(TASK, run, whole)
+    kept = replace(whole, checkpoints=tmp_path / "checkpoints")
+    kept.stop.set()  # it stops after its first step
+    with pytest.raises(Stopped):
+        train_run(TASK, run, kept)
+    kept.stop.clear()
+    resumed = train_run(TASK, run, kept)
+    assert resumed.weights == expected.weights
+    assert resumed.metrics == expected.metrics

@@ -70,7 +70,7 @@ def nero_paper(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_it_trains_the_plan_draws_and_tells(
-    nero_paper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nero_paper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
 ):
     monkeypatch.setattr("nero_lab.paper.run.save_figure", save_figure)
     pool = FakePool()
@@ -79,7 +79,7 @@ def test_it_trains_the_plan_draws_and_tells(
     assert len(pool.trained) == RUNS
     assert "up to 12 runs to train (time not known yet), 0 recorded" in done.output
     assert "0.6000 [0.6000, 0.6000]" in done.output
-    assert "Fashion-MNIST, in the place of MNIST" in done.output
+    assert f"data of {data.name}, in the place of MNIST" in done.output
     pictures = {path.name for path in (tmp_path / "runs/paper/tiny").iterdir()}
     assert {"fig3.png", "fig3.svg"} <= pictures
     assert [path.name for path in (tmp_path / "results/tiny").iterdir()] == ["deep-mlp.jsonl"]
