@@ -123,7 +123,8 @@ def about(measured: Measured) -> list[str]:
     )
     chosen_by = (
         "validation metric"
-        if any("val" in record.result.metrics for record in measured.records)
+        if not measured.records
+        or any("val" in record.result.metrics for record in measured.records)
         else "test metric, since there is no validation part,"
     )
     told.append(
