@@ -40,8 +40,8 @@ class Scores:
         return len(self.values) >= self.wanted
 
     def number(self, value: float) -> str:
-        """Return one number in the digits of this table; large ones with fewer."""
-        return f"{value:.{self.digits}f}" if abs(value) < 100 else f"{value:.4g}"
+        """Return one number in text, in as many decimal places, or four digits from 10 on."""
+        return f"{value:.{self.digits}f}" if abs(value) < 10 else f"{value:#.4g}"
 
     def __str__(self) -> str:
         """Return "mean [worst, best]", and what the reader must know about it."""

@@ -10,7 +10,7 @@ from lab.fake_records import DATA, by_distance, fake_record, fake_records
 from lab.fake_tasks import ADAM, NERO, PERPLEXITY, SGD, fake_comparison
 from nero_lab.paper import table
 from nero_lab.paper.comparison import Comparison
-from nero_lab.paper.curves import COLUMNS, curves, flat, logarithmic
+from nero_lab.paper.curves import COLUMNS, beyond, curves, flat, limits, logarithmic
 from nero_lab.paper.document import write_document
 from nero_lab.paper.measured import Measured, measure
 from nero_lab.paper.palette import styles
@@ -147,8 +147,17 @@ def test_curves_have_mean_and_range_and_end_where_a_seed_diverged(comparison):
 def test_perplexities_are_drawn_on_a_logarithmic_axis(comparison, records):
     assert not logarithmic(measure(comparison, records)[0])
     lower = fake_comparison(NERO, metric=PERPLEXITY)
-    wide = fake_records(lower, lambda run: (100 / run.lr, "finished"))
-    assert logarithmic(measure(lower, wide)[0])
+    wide = measure(lower, fake_records(lower, lambda run: (100 / run.lr, "finished")))[0]
+    assert logarithmic(wide)
+    assert not beyond(wide, 1e5)
+
+
+def test_what_is_far_off_does_not_flatten_a_figure():
+    lower = fake_comparison(NERO, metric=PERPLEXITY)
+    far = fake_records(lower, lambda run: (1e12 if run.lr == 0.1 else 50.0, "finished"))
+    measured = measure(lower, far)[0]
+    assert limits(measured)[1] < 1e6
+    assert beyond(measured, 1e12)
 
 
 def test_arms_look_different(comparison, records):
@@ -162,6 +171,8 @@ def test_arms_look_different(comparison, records):
         for optimizer in ("nero", "adam", "sgd", "lamb")
         for k in range(4)
     ]
+    alone = {style.colour for style in styles(many[:4]).values()}
+    assert len(alone) == 4
     assert len({(s.colour, s.dash) for s in styles(many).values()}) == 16
 
 

@@ -15,7 +15,7 @@ def scores(*values: float | None, metric: Metric = ACCURACY, **changes: int) -> 
     ("told", "text"),
     [
         (scores(0.5, 0.75, 0.25), "0.5000 [0.2500, 0.7500]"),
-        (scores(50.0, 75.0, 25.0, metric=PERPLEXITY), "50.0000 [75.0000, 25.0000]"),
+        (scores(50.0, 75.0, 25.0, metric=PERPLEXITY), "50.00 [75.00, 25.00]"),
         (scores(0.5), "0.5000"),
         (scores(12345.6, metric=PERPLEXITY), "1.235e+04"),
         (scores(), "-"),

@@ -5,6 +5,7 @@ from functools import cached_property
 
 from nero_lab.paper.comparison import learned_from
 from nero_lab.paper.measured import Measured, Series
+from nero_lab.paper.table import headline
 from nero_lab.runs import Record
 
 COLUMNS = ("out of the box", "best of its grid")
@@ -95,10 +96,40 @@ def logarithmic(measured: Measured) -> bool:
     """Return whether the metric is best drawn on a logarithmic axis: perplexities, distances."""
     if measured.metric.better == "higher":
         return False
+    low, high = _extremes(measured)
+    return low > 0 and high > 5 * low
+
+
+def limits(measured: Measured) -> tuple[float, float]:
+    """Return the least and greatest value to draw, the same in all panels of an experiment.
+
+    What is more than a thousand times worse than the best, as just before a divergence, lies
+    beyond: it would leave no room to tell the others apart.
+    """
+    low, high = _extremes(measured)
+    if measured.metric.better == "lower" and low > 0:
+        return low, min(high, _FAR * low)
+    return low, high
+
+
+def beyond(measured: Measured, value: float) -> bool:
+    """Return whether a value is too far off to be drawn where it is."""
+    low, high = limits(measured)
+    return not low <= value <= high
+
+
+_FAR = 1000.0
+
+
+def _extremes(measured: Measured) -> tuple[float, float]:
     values = [
-        record.result.metric(split, measured.metric.name)
-        for record in measured.records
-        for split in ("val", "test")
+        y
+        for column in COLUMNS
+        for curve in curves(measured, column)
+        for seed in curve.seeds
+        for y in seed.y
     ]
-    known = [value for value in values if value is not None]
-    return bool(known) and min(known) > 0 and max(known) > 5 * min(known)
+    for series in measured.series:
+        values += [v for key in series.records if (v := series.selection(*key)) is not None]
+        values += [each.value for each in headline(series.published, series.metric)]
+    return (min(values), max(values)) if values else (0.1, 1.0)

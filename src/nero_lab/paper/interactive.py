@@ -1,10 +1,20 @@
 """The panels of the page, by Plotly. Each point carries the place of its record on the page."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from nero_lab.paper.curves import COLUMNS, Curve, curve_name, curves, logarithmic, x_name
+from nero_lab.paper.curves import (
+    COLUMNS,
+    Curve,
+    beyond,
+    curve_name,
+    curves,
+    limits,
+    logarithmic,
+    x_name,
+)
 from nero_lab.paper.measured import Measured, Series
 from nero_lab.paper.palette import Style, styles
 from nero_lab.paper.table import headline
@@ -125,12 +135,14 @@ def _by_lr_html(measured: Measured, looks: dict[str, Style]) -> str:
     figure = go.Figure()
     edge = _edge(measured)
     for series in measured.series:
-        _add_by_lr(figure, series, looks[series.name], edge)
+        _add_by_lr(figure, series, looks[series.name], edge, partial(beyond, measured))
     figure.update_xaxes(type="log", title_text="learning rate", exponentformat="power", dtick=1)
     return _to_html(figure, measured)
 
 
-def _add_by_lr(figure: Any, series: Series, style: Style, edge: float) -> None:
+def _add_by_lr(
+    figure: Any, series: Series, style: Style, edge: float, far: Callable[[float], bool]
+) -> None:
     """Add a line through the first seed's runs, and a marker for every run."""
     import plotly.graph_objects as go
 
@@ -152,7 +164,8 @@ def _add_by_lr(figure: Any, series: Series, style: Style, edge: float) -> None:
     figure.add_trace(
         go.Scatter(
             x=[lr for (lr, _), _ in runs],
-            y=[edge if value is None else value for value in final],
+            y=[edge if value is None or far(value) else value for value in final],
+            cliponaxis=False,
             mode="markers",
             marker={
                 "size": 9,
@@ -176,9 +189,9 @@ def _add_by_lr(figure: Any, series: Series, style: Style, edge: float) -> None:
 def _to_html(figure: Any, measured: Measured) -> str:
     figure.update_xaxes(**_AXIS)
     figure.update_yaxes(**_AXIS)
-    low, high = _y_range(measured)
+    low, high = limits(measured)
     if logarithmic(measured):
-        figure.update_yaxes(type="log", range=[math.log10(low) - 0.05, math.log10(high) + 0.05])
+        figure.update_yaxes(type="log", range=[math.log10(low) - 0.08, math.log10(high) + 0.08])
     else:
         margin = 0.05 * ((high - low) or 1.0)
         figure.update_yaxes(range=[low - margin, high + margin])
@@ -200,26 +213,11 @@ def _to_html(figure: Any, measured: Measured) -> str:
 
 def _edge(measured: Measured) -> float:
     """Return where to mark a run without a number: a little beyond the worst of the others."""
-    low, high = _y_range(measured)
+    low, high = limits(measured)
     if logarithmic(measured):
-        return high * 1.08
+        return high * 1.12
     beyond = 0.03 * (high - low)
     return low - beyond if measured.metric.better == "higher" else high + beyond
-
-
-def _y_range(measured: Measured) -> tuple[float, float]:
-    """Return the least and greatest value in any panel, so that they can be compared."""
-    values = [
-        y
-        for column in COLUMNS
-        for curve in curves(measured, column)
-        for seed in curve.seeds
-        for y in seed.y
-    ]
-    for series in measured.series:
-        values += [v for key in series.records if (v := series.selection(*key)) is not None]
-        values += [each.value for each in headline(series.published, series.metric)]
-    return (min(values), max(values)) if values else (0.1, 1.0)
 
 
 def legend(measured: Measured) -> Sequence[tuple[Series, Style]]:

@@ -1,5 +1,6 @@
 """How each arm looks in pictures: the same in Matplotlib's and Plotly's."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,25 +41,24 @@ class Style:
 def styles(series: Sequence[Series]) -> dict[str, Style]:
     """Return a style for each arm, by its name.
 
-    An optimiser keeps its colour in all figures. Its further arms get colours of their own as long
-    as there are any, and the same colour with other dashes where a figure has many arms.
+    An optimiser keeps its colour in all figures, and its further arms get other dashes. Where
+    there is one optimiser alone, its arms get colours instead.
     """
-    every = {*_OWN.values(), *_OTHERS}
-    few = len(series) <= len(every)
-    firsts = {s.optimizer: s.name for s in reversed(series)}
-    reserved = {_OWN[o] for o in firsts if o in _OWN}
-    free = [c for c in (*_OTHERS, *_OWN.values()) if c not in reserved]
-    colours = dict(_OWN)
-    seen: dict[str, int] = {}
+    optimizers = list(dict.fromkeys(each.optimizer for each in series))
+    if len(optimizers) == 1:
+        colours = (*_OWN.values(), *_OTHERS)
+        return {each.name: Style(_nth(colours, i), "solid") for i, each in enumerate(series)}
+    others = [name for name in optimizers if name not in _OWN]
+    colour_of = _OWN | {name: _nth(_OTHERS, i) for i, name in enumerate(others)}
+    seen: Counter[str] = Counter()
     found = {}
     for each in series:
-        repeated = seen.get(each.optimizer, 0)
-        seen[each.optimizer] = repeated + 1
-        if each.optimizer not in colours or (repeated and few):
-            colour = free.pop(0) if free else "#7F7F7F"
-            colours.setdefault(each.optimizer, colour)
-        else:
-            colour = colours[each.optimizer]
-        dash = "solid" if few else _DASHES[repeated % len(_DASHES)]
-        found[each.name] = Style(colour, dash)
+        dash = _nth(_DASHES, seen[each.optimizer])
+        found[each.name] = Style(colour_of[each.optimizer], dash)
+        seen[each.optimizer] += 1
     return found
+
+
+def _nth(values: Sequence[str], index: int) -> str:
+    """Return an entry, starting over where there are no more."""
+    return values[index % len(values)]

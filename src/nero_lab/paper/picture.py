@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from nero_lab.paper.curves import (
     COLUMNS,
     Curve,
+    beyond,
     curve_name,
     curves,
     flat,
+    limits,
     logarithmic,
     x_name,
 )
@@ -59,16 +62,21 @@ def _draw_row(part: Any, measured: Measured) -> None:
         for curve in drawn:
             line = _draw_curve(panel, curve, looks[curve.series.name])
             legend.setdefault(curve.series.name, line)
-        _name_flat(panel, drawn)
         panel.set_title(column, fontsize=11, loc="left")
-        panel.set_xlabel(x_name(measured))
+        panel.set_xlabel(_x_label(measured, drawn))
     _draw_published(panels[1], measured, looks)
     _draw_by_lr(panels[2], measured, looks, legend)
+    low, high = limits(measured)
+    margin = 0.05 * ((high - low) or 1.0)
     for panel in panels:
         if logarithmic(measured):
             panel.set_yscale("log")
-        elif measured.metric.chance is not None:
+            panel.set_ylim(low / 1.2, high * 1.2)
+            continue
+        panel.set_ylim(low - margin, high + margin)
+        if measured.metric.chance is not None:
             panel.axhline(measured.metric.chance, color="0.6", linewidth=0.8, linestyle=":")
+    for panel in panels:
         panel.grid(color="0.92")
         panel.spines[["top", "right"]].set_visible(False)
     name = curve_name(measured) or f"val_{measured.metric.name}"
@@ -93,21 +101,11 @@ def _draw_curve(panel: Any, curve: Curve, style: Style) -> Any:
     return line
 
 
-def _name_flat(panel: Any, drawn: Sequence[Curve]) -> None:
-    """Say which lines lie on top of each other because they never learned."""
-    names = [curve.series.label for curve in drawn if flat(curve)]
-    if names:
-        panel.text(
-            0.98,
-            0.97,
-            "nothing learned:\n" + "\n".join(names),
-            transform=panel.transAxes,
-            ha="right",
-            va="top",
-            fontsize=8,
-            color="0.35",
-            zorder=0,
-        )
+def _x_label(measured: Measured, drawn: Sequence[Curve]) -> str:
+    """Return the label of the axis, and which lines lie on top of each other at chance."""
+    names = "; ".join(curve.series.label for curve in drawn if flat(curve))
+    label = x_name(measured)
+    return f"{label}\n{fill(f'(nothing learned: {names})', 58)}" if names else label
 
 
 def _draw_published(panel: Any, measured: Measured, looks: dict[str, Style]) -> None:
@@ -142,13 +140,13 @@ def _draw_by_lr(
         for key, value in runs.items():
             diverged = series.records[key].result.status == "diverged"
             marker = "x" if diverged else "o"
-            if value is not None:
+            if value is not None and not beyond(measured, value):
                 panel.plot(key[0], value, marker, color=style.colour, markersize=5)
             else:
-                # No number to draw it at: on the edge where the worst ones are.
+                # No number to draw it at, or one far off: on the edge where the worst ones are.
                 edge = 0.02 if measured.metric.better == "higher" else 0.98
                 across = panel.get_xaxis_transform()
-                panel.plot(key[0], edge, "x", color=style.colour, markersize=6, transform=across)
+                panel.plot(key[0], edge, marker, color=style.colour, markersize=6, transform=across)
     panel.set_xscale("log")
     panel.set_title("at the end, by learning rate", fontsize=11, loc="left")
     panel.set_xlabel("learning rate")

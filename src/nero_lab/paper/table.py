@@ -121,9 +121,15 @@ def about(measured: Measured) -> list[str]:
         "[worst, best]."
         + (f" Nothing learned: {metric.chance:g}." if metric.chance is not None else "")
     )
+    chosen_by = (
+        "validation metric"
+        if not measured.records
+        or any("val" in record.result.metrics for record in measured.records)
+        else "test metric, since there is no validation part,"
+    )
     told.append(
-        "Tuned: the learning rate alone, by the validation metric on the first seed, and between "
-        "the winner and the rate out of the box by the mean over seeds. Not tuned: anything else."
+        f"Tuned: the learning rate alone, by the {chosen_by} on the first seed, and between the "
+        "winner and the rate out of the box by the mean over seeds. Not tuned: anything else."
     )
     told += _settings(measured)
     if measured.missing:
