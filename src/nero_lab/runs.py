@@ -79,6 +79,26 @@ class Run:
         )
 
 
+def find_arm(preset: Preset, name: str) -> Arm:
+    """Return the preset's arm of that name, or else one for an optimiser that it does not have.
+
+    Args:
+        preset: for its arms.
+        name: of an arm, of an optimiser in the table, or an optimiser's import path.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    for arm in preset.arms:
+        if arm.name == name:
+            return arm
+    try:
+        return Arm(name, find_optimizer(name).label, name)
+    except ValueError as error:
+        arms = ", ".join(arm.name for arm in preset.arms)
+        raise ValueError(f"{error}; or an arm of preset {preset.name}: {arms}") from None
+
+
 def arm_spec(arm: Arm) -> OptimizerSpec:
     """Return the row of an arm's optimiser, with what the arm has instead of the row's values."""
     spec = find_optimizer(arm.optimizer)
@@ -93,6 +113,7 @@ def arm_spec(arm: Arm) -> OptimizerSpec:
 def plan_run(task: Task, preset: Preset, arm: Arm, lr: float, seed: int) -> Run:
     """Return a run of an arm, on data not looked for yet (see `Run.on`)."""
     spec = arm_spec(arm)
+    groups = preset.groups if arm.groups is None else arm.groups
     schedule = preset.schedule
     if not spec.follows_schedule:
         schedule = Schedule(warmup_epochs=schedule.warmup_epochs)
@@ -110,7 +131,7 @@ def plan_run(task: Task, preset: Preset, arm: Arm, lr: float, seed: int) -> Run:
         model=_plain({**preset.model, **arm.model}),
         data=_plain(preset.data),
         loss=_plain(preset.loss),
-        groups=None if arm.groups is None else _plain(arm.groups),
+        groups=_plain(groups) if groups is not None and spec.by_neuron else None,
         clip_norm=preset.clip_norm,
         eval_every=preset.eval_every,
         preset=preset.name,
