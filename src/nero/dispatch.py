@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nero.groups import complete_state, hyper_of, layout_of, parameter_name
+from nero.groups import complete_state, hyper_of, layout_of, match_dtype, parameter_name
 from nero.kernels import cuda
 from nero.kernels.cpu import CpuGroup, why_not
 from nero.kernels.cpu_library import INSTRUCTION_SET, Missing, load
@@ -56,6 +56,8 @@ class Dispatch:
         params = group["params"] if position is None else [group["params"][position]]
         pairs = [(p, p.grad) for p in params if p.grad is not None]
         complete_state(index, group, states, position)
+        for p, _ in pairs:
+            match_dtype(p, states[p])
         counts: list[Tensor] = []
         if torch.compiler.is_compiling():
             pairs = self._compiled_nero(group, pairs, states, counts)
