@@ -79,6 +79,26 @@ class Run:
         )
 
 
+def find_arm(preset: Preset, name: str) -> Arm:
+    """Return the preset's arm of that name, or else one for an optimiser that it does not have.
+
+    Args:
+        preset: for its arms.
+        name: of an arm, of an optimiser in the table, or an optimiser's import path.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    for arm in preset.arms:
+        if arm.name == name:
+            return arm
+    try:
+        return Arm(name, find_optimizer(name).label, name)
+    except ValueError as error:
+        arms = ", ".join(arm.name for arm in preset.arms)
+        raise ValueError(f"{error}; or an arm of preset {preset.name}: {arms}") from None
+
+
 def arm_spec(arm: Arm) -> OptimizerSpec:
     """Return the row of an arm's optimiser, with what the arm has instead of the row's values."""
     spec = find_optimizer(arm.optimizer)

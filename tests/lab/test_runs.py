@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nero_lab.runs import CURVE_POINTS, Record, Records, Result, Run, plan_run
+from nero_lab.runs import CURVE_POINTS, Record, Records, Result, Run, find_arm, plan_run
 from nero_lab.tasks.base import Arm, FoundData
 from nero_lab.tasks.table import load_task
 
@@ -130,11 +130,11 @@ def test_a_cut_line_is_passed_over(tmp_path: Path, run: Run, outcome: Result):
 def test_customary_warmup_only_where_the_recipe_has_none(run: Run):
     task = load_task("deep-mlp")
     preset = task.presets["paper"]
-    adam = preset.arm("adam")
+    adam = find_arm(preset, "adam")
     assert plan_run(task, preset, adam, 1e-3, 0).warmup_epochs == 0.05 * 50
     warm = replace(preset, schedule=replace(preset.schedule, warmup_epochs=5))
     assert plan_run(task, warm, adam, 1e-3, 0).warmup_epochs == 0
-    assert plan_run(task, preset, preset.arm("nero"), 1e-3, 0).warmup_epochs == 0
+    assert plan_run(task, preset, find_arm(preset, "nero"), 1e-3, 0).warmup_epochs == 0
 
 
 def test_an_optimiser_that_averages_keeps_its_rate_after_the_recipe_s_warmup(run: Run):

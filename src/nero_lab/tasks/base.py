@@ -99,18 +99,6 @@ class Preset:
     left_out: str = ""
     """in what it falls short of the paper, for the reader"""
 
-    def arm(self, name: str) -> Arm:
-        """Return the arm of that name.
-
-        Raises:
-            ValueError: there is none.
-        """
-        for arm in self.arms:
-            if arm.name == name:
-                return arm
-        names = ", ".join(arm.name for arm in self.arms)
-        raise ValueError(f"preset {self.name!r} has no arm {name!r}; its arms are: {names}")
-
 
 @dataclass(frozen=True)
 class FoundData:
