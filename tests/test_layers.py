@@ -45,9 +45,7 @@ LAB_PACKAGES = (
 
 # A name stands for the modules inside it too, unless a longer one does; `nero` for itself alone.
 LAYERS: Mapping[str, Layer] = {
-    "nero": layer(
-        f"{BELOW_TELEMETRY} nero.backward nero.telemetry nero.registry nero.description"
-    ),
+    "nero": layer(f"{BELOW_TELEMETRY} nero.backward nero.telemetry nero.registry nero.description"),
     "nero.neurons": layer(theirs=""),
     "nero.geometry": layer("nero.neurons"),
     "nero.rounding": layer(),
