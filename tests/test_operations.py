@@ -28,7 +28,7 @@ from optimizer_table import CONSTRAINTS
 IN_CI = 120
 EXAMPLES = int(os.environ.get("NERO_FUZZ_EXAMPLES", IN_CI))
 LEAST_STEPS = 5000
-LEAST_OF_EACH = 8
+LEAST_OF_EACH = 1
 
 SEEDS = st.integers(0, 2**31)
 TENSORS = st.sampled_from(sorted(ROWS))
@@ -139,7 +139,7 @@ def test_every_step_is_the_oracles_whatever_is_done_between(capsys: pytest.Captu
     wanted |= {*map(str, DTYPES), *(f"lr {lr}" for lr in LRS), "refused step", "add_group", "save"}
     wanted |= {"load: done", "load: refused", "deepcopy", "pickle", "project_"}
     rare = {name: done[name] for name in wanted if done[name] < LEAST_OF_EACH}
-    assert not rare, f"operations that the machine hardly carries out: {rare}"
+    assert not rare, f"operations that the machine does not carry out: {rare}"
 
 
 def forgotten_bias_correction(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,8 @@
     python -m nero_lab.bench.backward_memory --page docs/how-to/step-in-backward.md
 
 Each optimiser trains a GPT of 100 million parameters in a process of its own, once with its
-ordinary step and once stepping each parameter in the backward pass: Nero as nero.step_in_backward does, the
-others by PyTorch's recipe, an optimiser of its own for each parameter, called from a hook.
+ordinary step and once stepping each parameter in the backward pass: Nero by nero.step_in_backward,
+the others by PyTorch's recipe, an optimiser of its own for each parameter, called from a hook.
 """
 
 import gc
