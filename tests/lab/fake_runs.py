@@ -1,10 +1,16 @@
 """Stand-ins for training that a spawned process can import."""
 
+import hashlib
 import os
 import signal
 import time
+from collections.abc import Callable
+from pathlib import Path
 
+from nero_lab.context import Progress
+from nero_lab.jobs import Job
 from nero_lab.records import RunConfig, RunResult
+from nero_lab.runs import Result, Run
 
 
 def end_by_seed(config: RunConfig) -> RunResult:
@@ -13,3 +19,43 @@ def end_by_seed(config: RunConfig) -> RunResult:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(1 if config.seed == 1 else 3600)
     return RunResult("finished", 1, 1.0, 0.5, 0.5, 0.5, {})
+
+
+def made_up(run: Run) -> Result:
+    """Return a result that depends on the configuration alone."""
+    digest = hashlib.sha256(run.run_id.encode()).hexdigest()
+    value = int(digest[:4], 16) / 0xFFFF
+    parts = {"val": {"accuracy": value}, "test": {"accuracy": value}}
+    return Result("finished", 1, 1.0, parts, {}, digest)
+
+
+def work(job: Job, report: Callable[[Progress], None]) -> Result:
+    """Make up a result."""
+    report(Progress(job.run, 1, 2, 0, {}))
+    return made_up(job.run)
+
+
+def die_once(job: Job, report: Callable[[Progress], None]) -> Result:
+    """Die as when memory runs out, the first time for each run of seed 0; make up the rest."""
+    assert job.checkpoints is not None
+    mark = Path(job.checkpoints)
+    if job.run.seed == 0 and not mark.exists():
+        mark.mkdir(parents=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return made_up(job.run)
+
+
+def die_always(job: Job, report: Callable[[Progress], None]) -> Result:
+    """Die for seed 0, raise an error for seed 1, and make up the rest."""
+    if job.run.seed == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.run.seed == 1:
+        raise ZeroDivisionError("no")
+    return made_up(job.run)
+
+
+def never_end(job: Job, report: Callable[[Progress], None]) -> Result:
+    """Run until it is killed."""
+    report(Progress(job.run, 1, 2, 0, {}))
+    time.sleep(3600)
+    return made_up(job.run)
