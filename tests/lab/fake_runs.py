@@ -5,12 +5,18 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-from nero_lab.context import Progress
+import torch
+
+from lab.tiny_task import Blobs
+from nero_lab.context import Context, Progress
 from nero_lab.jobs import Job
 from nero_lab.records import RunConfig, RunResult
 from nero_lab.runs import Result, Run
+from nero_lab.train import train_run
 
 
 def end_by_seed(config: RunConfig) -> RunResult:
@@ -59,3 +65,16 @@ def never_end(job: Job, report: Callable[[Progress], None]) -> Result:
     report(Progress(job.run, 1, 2, 0, {}))
     time.sleep(3600)
     return made_up(job.run)
+
+
+def train_and_tell(run: Run, folder: Path, connection: Connection) -> None:
+    """Train in a process that may be killed at any moment, telling of every step."""
+    torch.set_num_threads(1)
+
+    class Telling(Blobs):
+        def training_step(self, *args: Any, **options: Any) -> Any:
+            connection.send(None)
+            return super().training_step(*args, **options)
+
+    context = Context(accelerator="cpu", checkpoints=folder, save_steps=1)
+    connection.send(train_run(Telling(), run, context))
