@@ -32,9 +32,10 @@ def layer(ours: str = "", *, theirs: str = "torch") -> Layer:
     return Layer(frozenset(ours.split()), frozenset(theirs.split()))
 
 
-RULE_AND_BELOW = "nero.neurons nero.geometry nero.rounding nero.rule"
+RULE_AND_BELOW = "nero.neurons nero.distributed.shards nero.geometry nero.rounding nero.rule"
 BELOW_OPTIMIZER = f"{RULE_AND_BELOW} nero.kernels nero.architecture"
-BELOW_TELEMETRY = f"{BELOW_OPTIMIZER} nero.groups nero.dispatch nero.checkpoint nero.optimizer"
+BELOW_DISPATCH = f"{BELOW_OPTIMIZER} nero.groups nero.distributed nero.gradients"
+BELOW_TELEMETRY = f"{BELOW_DISPATCH} nero.dispatch nero.checkpoint nero.optimizer"
 
 LAB_MAY_IMPORT = "nero_lab nero nero.geometry nero.optax nero.integrations"
 LAB_PACKAGES = (
@@ -45,11 +46,20 @@ LAB_PACKAGES = (
 
 # A name stands for the modules inside it too, unless a longer one does; `nero` for itself alone.
 LAYERS: Mapping[str, Layer] = {
-    "nero": layer(
-        f"{BELOW_TELEMETRY} nero.backward nero.telemetry nero.registry nero.description"
-    ),
+    "nero": layer(f"{BELOW_TELEMETRY} nero.backward nero.telemetry nero.registry nero.description"),
     "nero.neurons": layer(theirs=""),
-    "nero.geometry": layer("nero.neurons"),
+    "nero.distributed": layer(),
+    "nero.distributed.shards": layer("nero.neurons"),
+    "nero.distributed.sums": layer("nero.neurons nero.rounding nero.distributed.shards"),
+    "nero.distributed.turn": layer(
+        f"{RULE_AND_BELOW} nero.kernels nero.distributed.shards nero.distributed.sums"
+    ),
+    "nero.distributed.local": layer(
+        f"{BELOW_OPTIMIZER} nero.groups "
+        "nero.distributed.shards nero.distributed.sums nero.distributed.turn"
+    ),
+    "nero.distributed.counts": layer("nero.distributed.shards"),
+    "nero.geometry": layer("nero.neurons nero.distributed.shards"),
     "nero.rounding": layer(),
     "nero.rule": layer("nero.neurons nero.geometry"),
     "nero.kernels": layer(f"{RULE_AND_BELOW} nero.kernels"),
@@ -74,9 +84,10 @@ LAYERS: Mapping[str, Layer] = {
         "nero.geometry nero.registry_rows nero.heads nero.assignment nero.architecture"
     ),
     "nero.groups": layer(BELOW_OPTIMIZER),
-    "nero.dispatch": layer(f"{BELOW_OPTIMIZER} nero.groups"),
-    "nero.checkpoint": layer(f"{BELOW_OPTIMIZER} nero.groups"),
-    "nero.optimizer": layer(f"{BELOW_OPTIMIZER} nero.groups nero.dispatch nero.checkpoint"),
+    "nero.gradients": layer(f"{BELOW_OPTIMIZER} nero.groups nero.distributed"),
+    "nero.dispatch": layer(BELOW_DISPATCH),
+    "nero.checkpoint": layer(f"{BELOW_OPTIMIZER} nero.groups nero.distributed"),
+    "nero.optimizer": layer(f"{BELOW_DISPATCH} nero.dispatch nero.checkpoint"),
     "nero.backward": layer(BELOW_TELEMETRY),
     "nero.telemetry": layer(BELOW_TELEMETRY),
     "nero.optax": layer("nero.neurons", theirs="jax optax"),

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nero.distributed.local import LocalGroup, Pairs, States, gradient_of, local_groups
+from nero.distributed.shards import is_dtensor, local, shards_of
+from nero.distributed.turn import CutStep, turn_cut
 from nero.groups import complete_state, hyper_of, layout_of, parameter_name
 from nero.kernels import cuda
 from nero.kernels.cpu import CpuGroup, why_not
@@ -22,9 +25,10 @@ from nero.kernels.cuda import missing_triton
 from nero.kernels.foreach import _multi_tensor_nero
 from nero.kernels.op import fused_step
 from nero.kernels.single import _single_tensor_nero, tensor_step
+from nero.rounding import Place
 
-States = Mapping[Tensor, dict[str, Any]]
-Pairs = list[tuple[Tensor, Tensor]]
+# How many neurons were skipped, and the device or, for DTensors, the mesh that they are on.
+Count = tuple[Tensor, Any]
 
 
 class Dispatch:
@@ -32,42 +36,68 @@ class Dispatch:
 
     def __init__(self) -> None:
         self._library = load()
-        # Of a group, and of each parameter that is stepped by itself: so neither of them has to be
-        # described to the kernel again.
-        self._cpu_groups: dict[tuple[int, int | None], CpuGroup] = defaultdict(CpuGroup)
+        # Of a group, or a part of it, and of each parameter that is stepped by itself: so none of
+        # them has to be described to the kernel again.
+        self._cpu_groups: dict[Any, CpuGroup] = defaultdict(CpuGroup)
 
     def update(
-        self, index: int, group: dict[str, Any], states: States, position: int | None = None
-    ) -> list[Tensor]:
+        self,
+        index: int,
+        group: dict[str, Any],
+        states: States,
+        cut: list[CutStep],
+        position: int | None = None,
+    ) -> list[Count]:
         """Update the parameters of the index-th group that have a gradient, and count their steps.
 
         Args:
             index: which group it is.
             group: the group.
             states: the state of its parameters.
+            cut: receives those whose neurons are cut between processes instead, for `update_cut`:
+                so the groups of a step share their communication.
             position: the one parameter of the group to update; None for all.
 
         Returns:
-            Counts of skipped neurons, 0-d, to be added up.
+            Counts of skipped neurons, 0-d, to be added up by where they were counted.
 
         Raises:
             RuntimeError: with `fused=True`, a gradient that the kernel cannot take.
         """
         params = group["params"] if position is None else [group["params"][position]]
-        pairs = [(p, p.grad) for p in params if p.grad is not None]
+        pairs = [(p, gradient_of(p)) for p in params if p.grad is not None]
         complete_state(index, group, states, position)
+        if group["fused"]:
+            _check_parts(group, pairs)
+        found: list[Count] = []
+        for each in local_groups(group, pairs, states, cut):
+            counts = self._update_local((index, position, each.key), each)
+            found += [(count, each.key.home(count)) for count in counts if each.key.counts]
+        return found if group["nonfinite"] == "skip" else []
+
+    def update_cut(self, cut: list[CutStep]) -> list[Count]:
+        """Update the parameters that `update` has left, of all groups together."""
+        masks = turn_cut(cut) if cut else []
+        return [
+            ((~finite).sum(), step.shards.mesh)
+            for step, finite in zip(cut, masks, strict=True)
+            if step.shards.counts and step.hyper.nonfinite == "skip"
+        ]
+
+    def _update_local(self, place: Any, each: LocalGroup) -> list[Tensor]:
+        group, pairs, states = each.group, each.pairs, each.states
         counts: list[Tensor] = []
         if torch.compiler.is_compiling():
             pairs = self._compiled_nero(group, pairs, states, counts)
         else:
             if wants_kernel(group):
-                known = self._cpu_groups[index, position]
+                known = self._cpu_groups[place]
                 pairs = self._fused_cpu_nero(known, group, pairs, states, counts)
             if group["fused"]:
                 pairs = _fused_cuda_nero(group, pairs, states, counts)
         if pairs:
-            counts += _torch_nero(group, pairs, states)
-        return counts if group["nonfinite"] == "skip" else []
+            counts += _torch_nero(group, pairs, states, each.places)
+        return counts
 
     def _fused_cpu_nero(
         self,
@@ -81,13 +111,15 @@ class Dispatch:
         if isinstance(self._library, Missing):
             return pairs
         hyper, axes = hyper_of(group), group["neuron_axes"]
-        ours = [(p, g) for p, g in pairs if not (group["fused"] and _on_cuda(p))]
         strict = bool(group["fused"])
+        ours = [(p, g) for p, g in pairs if not _on_cuda(p)] if strict else pairs
         left, skipped = known.step(ours, states, hyper, axes, self._library, all_or_none=strict)
         if strict and left:
             raise _does_not_fit(group, *next(iter(left.items())))
         if skipped:
             counts.append(torch.tensor(skipped))
+        if ours is pairs and not left:
+            return []
         taken = {p for p, _ in ours} - left.keys()
         return [(p, g) for p, g in pairs if p not in taken]
 
@@ -113,11 +145,14 @@ class Dispatch:
         return "; ".join(f"{path}: {count} parameters" for path, count in paths.items())
 
     def _path(self, group: dict[str, Any], p: Tensor, state: dict[str, Any]) -> str:
+        if _is_cut(p, group):
+            return "all-reduced sums (neurons cut between processes)"
         if group["fused"] and _on_cuda(p):
             return "fused Triton kernel"
         if wants_kernel(group):
-            g = p.detach() if p.grad is None else p.grad
-            reason = why_not(p, g, state, group["rounding"])
+            g = local(p).detach() if p.grad is None else local(p.grad)
+            state = {name: local(value) for name, value in state.items()}
+            reason = why_not(local(p), g, state, group["rounding"])
             if not reason and not isinstance(self._library, Missing):
                 return f"fused CPU kernel ({self._library.instruction_set})"
             return f"foreach ({reason})"
@@ -139,12 +174,27 @@ def check_fused(group: Mapping[str, Any]) -> None:
     """
     if group["fused"]:
         for p in group["params"]:
-            if _on_cuda(p):
+            if _is_cut(p, group):
+                reason = "its neurons are cut between processes, which have to add up their sums"
+            elif _on_cuda(p):
                 reason = missing_triton()
             else:
-                reason = why_not(p, p.detach(), {}, group["rounding"])
+                reason = why_not(local(p), local(p).detach(), {}, group["rounding"])
             if reason:
                 raise _does_not_fit(group, p, reason)
+
+
+def _check_parts(group: Mapping[str, Any], pairs: Pairs) -> None:
+    """Refuse parts of DTensors that the kernel cannot take before any tensor is changed."""
+    for p, g in pairs:
+        if is_dtensor(p) and not _on_cuda(p):
+            reason = why_not(local(p), local(g), {}, group["rounding"])
+            if reason:
+                raise _does_not_fit(group, p, reason)
+
+
+def _is_cut(p: Tensor, group: Mapping[str, Any]) -> bool:
+    return is_dtensor(p) and bool(shards_of(p, layout_of(p, dict(group))).cut)
 
 
 def warn_without_kernel(groups: list[dict[str, Any]]) -> None:
@@ -188,10 +238,14 @@ def _fused_cuda_nero(
     return [(p, g) for p, g in pairs if not _on_cuda(p)]
 
 
-def _torch_nero(group: dict[str, Any], pairs: Pairs, states: States) -> list[Tensor]:
+def _torch_nero(
+    group: dict[str, Any], pairs: Pairs, states: States, places: Mapping[Tensor, Place]
+) -> list[Tensor]:
     hyper = hyper_of(group)
     torch._foreach_add_([states[p]["step"] for p, _ in pairs], 1)
-    steps = [tensor_step(p, g, states[p], layout_of(p, group), hyper) for p, g in pairs]
+    steps = [
+        tensor_step(p, g, states[p], layout_of(p, group), hyper, places.get(p)) for p, g in pairs
+    ]
     foreach = group["foreach"] is not False and len(steps) > 1
     masks = (_multi_tensor_nero if foreach else _single_tensor_nero)(steps, hyper)
     return [(~finite).sum() for finite in masks]

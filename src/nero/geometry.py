@@ -7,14 +7,18 @@ hyperplane in its input space, so a move along the sphere turns that hyperplane 
 The public functions take a tensor and its `nero.NeuronLayout` and return one number per
 neuron, with size 1 on the fan-in axes (`layout.neuron_shape`). The functions over bare axes
 beneath them (`axis_norm`, `axis_project_`) serve the update rule, which has split its tensors
-already.
+already. The public ones take DTensors too, and return DTensors; a neuron that is cut between
+processes is gathered for that, so that every process has to make the call.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from nero.distributed.shards import is_dtensor, local, on_neurons_, over_neurons
 from nero.neurons import NeuronLayout
 
 __all__ = ["is_balanced", "neuron_mean", "neuron_norm", "project_", "turning_angle"]
@@ -57,6 +61,8 @@ def neuron_mean(w: Tensor, layout: NeuronLayout) -> Tensor:
         >>> nero.geometry.neuron_mean(w, nero.NeuronLayout((2, 3))).flatten().tolist()
         [2.0, 0.0]
     """
+    if is_dtensor(w):
+        return over_neurons(neuron_mean, (w,), layout)
     return axis_mean(_working(w, layout), layout.fan_in_axes)
 
 
@@ -78,6 +84,8 @@ def neuron_norm(w: Tensor, layout: NeuronLayout) -> Tensor:
         >>> nero.geometry.neuron_norm(w, nero.NeuronLayout((2, 2))).flatten().tolist()
         [5.0, 2.0]
     """
+    if is_dtensor(w):
+        return over_neurons(neuron_norm, (w,), layout)
     return axis_norm(_working(w, layout), layout.fan_in_axes)
 
 
@@ -119,6 +127,10 @@ def project_(
         [5.0, 5.0, 5.0]
     """
     if w.numel() == 0 or not layout.can_hold(center=center, normalize=radius is not None):
+        return w
+    if is_dtensor(w):
+        mine = local(radius)
+        on_neurons_(partial(project_, center=center, radius=mine), w, layout)
         return w
     axes = layout.fan_in_axes
     with torch.no_grad():
@@ -188,6 +200,8 @@ def turning_angle(before: Tensor, after: Tensor, layout: NeuronLayout) -> Tensor
         >>> nero.geometry.turning_angle(before, after, nero.NeuronLayout((1, 2))).item()
         1e-09
     """
+    if is_dtensor(before):
+        return over_neurons(turning_angle, (before, after), layout)
     axes = layout.fan_in_axes
     a, b = (split_view(w.detach().to(torch.float64), layout) for w in (before, after))
     a = a / axis_norm(a, axes)

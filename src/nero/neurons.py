@@ -68,7 +68,7 @@ class NeuronLayout:
         neuron_axes = normalize_axes(self.neuron_axes)
         if len(shape) < 2:
             neuron_axes = tuple(range(len(shape)))
-        blocks = _blocks_by_axis(neuron_axes, shape)
+        blocks = blocks_by_axis(neuron_axes, shape)
         split_shape: list[int] = []
         fan_in_axes: list[int] = []
         for axis, size in enumerate(shape):
@@ -162,7 +162,7 @@ def _axis(entry: object) -> AxisSpec:
     )
 
 
-def _blocks_by_axis(neuron_axes: tuple[AxisSpec, ...], shape: tuple[int, ...]) -> dict[int, int]:
+def blocks_by_axis(neuron_axes: tuple[AxisSpec, ...], shape: tuple[int, ...]) -> dict[int, int]:
     """Each neuron axis, counted from the front, and into how many blocks it is cut.
 
     An axis that counts neurons entry by entry has as many blocks as entries.

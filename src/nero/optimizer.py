@@ -12,14 +12,17 @@ from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
 from nero.checkpoint import FittedState, fit_state_dict
 from nero.dispatch import Dispatch, check_fused, warn_without_kernel
+from nero.distributed.counts import home_of, total_count
+from nero.distributed.shards import full
+from nero.distributed.turn import CutStep
 from nero.geometry import neuron_mean, neuron_norm, project_, working_dtype
+from nero.gradients import check_gradients
 from nero.groups import (
     OPTIONS,
     check_group,
     check_hyperparameters,
     complete_state,
     layout_of,
-    parameter_name,
     zero_average,
 )
 from nero.kernels.single import constraints
@@ -145,7 +148,7 @@ class Nero(Optimizer):
         given = {**locals(), "neuron_axes": normalize_axes(neuron_axes)}
         defaults = {name: given[name] for name in OPTIONS}
         check_hyperparameters(defaults)
-        self._skipped: dict[torch.device, Tensor] = {}
+        self._skipped: dict[Any, Tensor] = {}  # by device or, for DTensors, by mesh
         self._dispatch = Dispatch()
         # Every group is checked before any weight is touched, so a failure changes nothing.
         self._constructed = False
@@ -179,7 +182,8 @@ class Nero(Optimizer):
         for p in group["params"]:
             self.state[p] = _initial_state(p, group)
             # There from the start, so that a compiled step is not compiled again for it.
-            self._skipped.setdefault(p.device, torch.zeros((), dtype=torch.int64, device=p.device))
+            zero = torch.zeros((), dtype=torch.int64, device=p.device)
+            self._skipped.setdefault(home_of(p), zero)
         complete_state(index, group, self.state)
 
     @torch.no_grad()
@@ -208,6 +212,8 @@ class Nero(Optimizer):
 
         Counts from construction (or unpickling), under `nonfinite="skip"`; an entry of a bias
         counts as a neuron. The count is kept on the device, and reading it waits for the device.
+        Of DTensors a neuron counts once, wherever it lies: reading adds up what all processes
+        have counted, so all of them have to read it.
 
         Example:
             >>> import torch, nero
@@ -219,7 +225,7 @@ class Nero(Optimizer):
             >>> optimizer.skipped_neurons()
             1
         """
-        return sum(int(count) for count in self._skipped.values())
+        return sum(total_count(count, home) for home, count in self._skipped.items())
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -240,23 +246,24 @@ class Nero(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:  # all of them before anything changes
-            _check_gradients(group)
-        for index in range(len(self.param_groups)):
-            self._update(index)
+        check_gradients(self.param_groups)  # all of them before anything changes
+        self._update([(index, None) for index in range(len(self.param_groups))])
         return loss
 
     @torch.no_grad()
     def _step_one(self, index: int, position: int) -> None:
         """Step one parameter of the index-th group alone; `nero.step_in_backward` calls it."""
-        _check_gradients(self.param_groups[index], position)
-        self._update(index, position)
+        check_gradients([self.param_groups[index]], position)
+        self._update([(index, position)])
 
-    def _update(self, index: int, position: int | None = None) -> None:
-        group = self.param_groups[index]
-        for count in self._dispatch.update(index, group, self.state, position):
-            seen = self._skipped.get(count.device, 0)
-            self._skipped[count.device] = count + seen
+    def _update(self, places: list[tuple[int, int | None]]) -> None:
+        cut: list[CutStep] = []
+        counts = []
+        for index, position in places:
+            group = self.param_groups[index]
+            counts += self._dispatch.update(index, group, self.state, cut, position)
+        for count, home in counts + self._dispatch.update_cut(cut):
+            self._skipped[home] = count + self._skipped.get(home, 0)
 
     @property
     def path(self) -> str:
@@ -316,7 +323,9 @@ def _initial_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
     state: dict[str, Any] = {
         "step": torch.zeros((), device=p.device if group["capturable"] else "cpu"),
         "rms": torch.zeros_like(norm),
-        "scale": norm.new_ones(()) if normalize and not initial else _positive(norm.mean()),
+        "scale": torch.ones((), dtype=dtype, device=p.device)
+        if normalize and not initial
+        else _positive(full(norm).mean()),
     }
     if initial:
         # A neuron that is constant even after centring was left alone and has no radius.
@@ -344,33 +353,3 @@ def _project_parameter_(p: Tensor, group: dict[str, Any], initial_radius: Tensor
 
 def _positive(scale: Tensor) -> Tensor:
     return torch.where((scale > 0) & torch.isfinite(scale), scale, ZERO_SCALE)
-
-
-def _check_gradients(group: dict[str, Any], position: int | None = None) -> None:
-    """Raise if a gradient is sparse or, where the group asks for it, holds NaN or infinities.
-
-    Looks at one parameter of the group where its position is given.
-    """
-    looked_at = range(len(group["params"])) if position is None else (position,)
-    updated = [index for index in looked_at if group["params"][index].grad is not None]
-    gradients = [group["params"][index].grad for index in updated]
-    for index, g in zip(updated, gradients, strict=True):
-        if g.layout != torch.strided:
-            raise RuntimeError(
-                f"the gradient of {parameter_name(group, index)} is sparse; Nero takes dense "
-                "gradients (for an embedding: sparse=False)"
-            )
-    if group["nonfinite"] != "raise" or not updated:
-        return
-    # Stacked on the device, so that there is one wait for it and not one per parameter.
-    finite = torch.stack([torch.isfinite(g).all().to(gradients[0].device) for g in gradients])
-    bad = [index for index, ok in zip(updated, finite.tolist(), strict=True) if not ok]
-    if bad:
-        changed = "no weight was changed"
-        if position is not None:  # others have been stepped in this backward pass already
-            changed = "none of its weights was changed"
-        raise RuntimeError(
-            f"the gradient of {', '.join(parameter_name(group, index) for index in bad)} holds "
-            f'NaN or infinity, and nonfinite="raise"; {changed}. '
-            'nonfinite="skip" passes such neurons over'
-        )

@@ -26,6 +26,10 @@ class OnDevice:
     def __iter__(self) -> Iterator[Any]:
         return map(self.fabric.to_device, self.loader)
 
+    def __getattr__(self, name: str) -> Any:
+        # What a task's own loader has besides, for its own `evaluate`.
+        return getattr(self.loader, name)
+
     def batches(
         self, epoch: int, *, seed: int, first: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[Any]:

@@ -8,44 +8,8 @@ from pathlib import Path
 from nero_lab.optimizers import OPTIMIZERS
 from nero_lab.progress import FindRecord
 from nero_lab.records import RunResult, commit, environment, finite, software
+from nero_lab.scores import Scores
 from nero_lab.studies.plan import Arm, Case, Study
-from nero_lab.tasks import Metric
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One number of each seed that is in; None where it was not finite."""
-
-    values: tuple[float | None, ...]
-    wanted: int
-    diverged: int
-    metric: Metric
-
-    @property
-    def finite(self) -> list[float]:
-        """Return the numbers that are finite, the best first."""
-        known = [value for value in self.values if value is not None and abs(value) < float("inf")]
-        return sorted((v for v in known if v == v), key=self.metric.rank, reverse=True)
-
-    @property
-    def mean(self) -> float | None:
-        """Return the mean over all seeds that are in, None where one has no number."""
-        known = self.finite
-        return sum(known) / len(known) if known and len(known) == len(self.values) else None
-
-    def __str__(self) -> str:
-        """Return "mean [worst, best]", and what the reader must know about it."""
-        if not self.values:
-            return "-"
-        text = "not finite" if self.mean is None else f"{self.mean:.4f}"
-        if self.mean is not None and len(self.values) > 1:
-            text += f" [{self.finite[-1]:.4f}, {self.finite[0]:.4f}]"
-        remarks = []
-        if self.diverged:
-            remarks.append(f"{self.diverged} diverged")
-        if len(self.values) < self.wanted:
-            remarks.append(f"{len(self.values)} of {self.wanted} seeds")
-        return text + (f" ({', '.join(remarks)})" if remarks else "")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""The gradients of a step, looked at before anything changes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nero.distributed.local import gradient_of
+from nero.distributed.shards import as_dtensor, is_dtensor, local
+from nero.groups import parameter_name
+
+
+class Suspect(NamedTuple):
+    """A gradient that has to be finite."""
+
+    p: Tensor
+    name: str
+
+
+def check_gradients(groups: list[dict[str, Any]], position: int | None = None) -> None:
+    """Raise if a gradient is sparse, on another mesh, or not finite where that has to be told.
+
+    Args:
+        groups: the groups that are stepped together.
+        position: the one parameter of each to look at; None for all.
+
+    Raises:
+        RuntimeError: such a gradient, with its parameter's name; in every process, whichever of
+            them holds the entry.
+    """
+    suspects: list[Suspect] = []
+    for group in groups:
+        for index in range(len(group["params"])) if position is None else (position,):
+            p = group["params"][index]
+            if p.grad is not None:
+                _check_kind(p, group, index)
+                if group["nonfinite"] == "raise":
+                    suspects.append(Suspect(p, parameter_name(group, index)))
+    if not suspects:
+        return
+    bad = [each.name for each, ok in zip(suspects, _finite(suspects), strict=True) if not ok]
+    if bad:
+        changed = "no weight was changed"
+        if position is not None:  # others have been stepped in this backward pass already
+            changed = "none of its weights was changed"
+        raise RuntimeError(
+            f"the gradient of {', '.join(bad)} holds "
+            f'NaN or infinity, and nonfinite="raise"; {changed}. '
+            'nonfinite="skip" passes such neurons over'
+        )
+
+
+def _check_kind(p: Tensor, group: dict[str, Any], index: int) -> None:
+    g = p.grad
+    assert g is not None
+    if g.layout != torch.strided:
+        raise RuntimeError(
+            f"the gradient of {parameter_name(group, index)} is sparse; Nero takes dense "
+            "gradients (for an embedding: sparse=False)"
+        )
+    if is_dtensor(p) and as_dtensor(g).device_mesh != as_dtensor(p).device_mesh:
+        raise RuntimeError(
+            f"the gradient of {parameter_name(group, index)} is on "
+            f"{as_dtensor(g).device_mesh}, the parameter on {as_dtensor(p).device_mesh}"
+        )
+
+
+def _finite(suspects: list[Suspect]) -> list[bool]:
+    """Whether each gradient is finite, in all of its parts."""
+    # Stacked on the device, so that there is one wait for it and not one per parameter.
+    device = suspects[0].p.device
+    bad = torch.stack(
+        [(~torch.isfinite(local(gradient_of(p)))).any().to(device) for p, _ in suspects]
+    )
+    meshes: dict[Any, list[int]] = {}
+    for index, (p, _) in enumerate(suspects):
+        if is_dtensor(p):
+            meshes.setdefault(as_dtensor(p).device_mesh, []).append(index)
+    for mesh, places in meshes.items():
+        found = bad[places].to(torch.int32)
+        for dim in range(mesh.ndim):
+            if mesh.size(dim) > 1:
+                torch.distributed.all_reduce(found, group=mesh.get_group(dim))
+        bad[places] = found > 0
+    return (~bad).tolist()
