@@ -78,3 +78,11 @@ def train_and_tell(run: Run, folder: Path, connection: Connection) -> None:
 
     context = Context(accelerator="cpu", checkpoints=folder, save_steps=1)
     connection.send(train_run(Telling(), run, context))
+
+
+def give_command(arguments: list[str], environment: dict[str, str]) -> None:
+    """Give a `nero` command in this process."""
+    from nero_lab.cli import app
+
+    os.environ.update(environment)
+    app(arguments)

@@ -1,8 +1,10 @@
 """`nero train` as a user gives it, in processes of their own."""
 
+import multiprocessing
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
+from lab.fake_runs import give_command
 from nero_lab.cli import app
 from nero_lab.runs import Record, Records
 
@@ -81,7 +85,7 @@ def test_options_of_the_model(tmp_path: Path):
         ((TASK, "--preset", "tiny", "--optimizer", "amda"), "mean 'adam'.* arm of preset tiny"),
         (("no_such_file.py",), "no file 'no_such_file.py'"),
         ((TASK, "--preset", "tiny", "--model", "width"), "'width' is not NAME=VALUE"),
-        (("deep-mlp", "--preset", "tiny", "--data", "/nowhere"), "no Fashion-MNIST in /nowhere"),
+        (("deep-mlp", "--preset", "tiny", "--data", "/nowhere"), "no MNIST in /nowhere"),
     ],
 )
 def test_errors_say_what_to_do(tmp_path: Path, monkeypatch, arguments: Sequence, message: str):
@@ -137,7 +141,7 @@ def wait_for_step(process: subprocess.Popen, out: Path, step: int) -> None:
     raise AssertionError(process.communicate()[0])
 
 
-@pytest.mark.slow  # three processes that each import torch
+@pytest.mark.slow  # two processes that each import torch
 @pytest.mark.timeout(300)
 def test_the_command_survives_sigkill_and_sigterm(tmp_path: Path, slow_task: Path):
     out = tmp_path / "out"
@@ -155,9 +159,8 @@ def test_the_command_survives_sigkill_and_sigterm(tmp_path: Path, slow_task: Pat
     assert "The same command again goes on" in output
     assert not Records(out).of_task("slow")
 
-    finished = start(command)
-    output = finished.communicate()[0]
-    assert finished.returncode == 0, output
+    finished = nero(*command[1:])
+    assert finished.exit_code == 0, finished.output
     whole = nero(*train_command(slow_task, tmp_path / "whole")[1:])
     assert whole.exit_code == 0, whole.output
     results = [only_record(each, "slow").result for each in (out, tmp_path / "whole")]
@@ -165,21 +168,53 @@ def test_the_command_survives_sigkill_and_sigterm(tmp_path: Path, slow_task: Pat
     assert results[0].curves == results[1].curves
 
 
-@pytest.mark.slow  # torchrun and five processes that each import torch
+def two_ranks(command: Sequence[str | Path]) -> None:
+    """Give a command in two processes, as torchrun would start them but at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nero_lab.train"])
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {
+        "TORCHELASTIC_RUN_ID": "test",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+    }
+    processes = [
+        context.Process(
+            target=give_command,
+            args=([str(each) for each in command], {**shared, "RANK": rank, "LOCAL_RANK": rank}),
+        )
+        for rank in ("0", "1")
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+
+
+@pytest.mark.slow  # torchrun and four processes that each import torch
 @pytest.mark.timeout(300)
 def test_a_rank_killed_under_torchrun_resumes(tmp_path: Path, slow_task: Path):
-    def torchrun(out: Path, restarts: int, **environment: str) -> Record:
-        options = ["--nproc-per-node", "2", "--max-restarts", str(restarts), "-m"]
-        command = ["torch.distributed.run", *options, *train_command(slow_task, out)]
-        process = start(command, **environment)
-        output = process.communicate()[0]
-        assert process.returncode == 0, output
-        return only_record(out, "slow")
-
-    mark = tmp_path / "died"
-    resumed = torchrun(tmp_path / "killed", 1, DIE_ONCE=str(mark))
+    mark, out = tmp_path / "died", tmp_path / "killed"
+    options = ["--nproc-per-node", "2", "--max-restarts", "1", "--master-port", str(free_port())]
+    command = ["torch.distributed.run", *options, "-m", *train_command(slow_task, out)]
+    process = start(command, DIE_ONCE=str(mark))
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
     assert mark.exists()
-    whole = torchrun(tmp_path / "whole", 0)
+    resumed = only_record(out, "slow")
+
+    two_ranks(train_command(slow_task, tmp_path / "whole")[1:])
+    whole = only_record(tmp_path / "whole", "slow")
     assert resumed.result.weights == whole.result.weights
     assert resumed.result.curves == whole.result.curves
     assert resumed.result.steps == 30
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
