@@ -17,7 +17,7 @@ from torch import Tensor
 from nero.distributed.local import LocalGroup, Pairs, States, gradient_of, local_groups
 from nero.distributed.shards import is_dtensor, local, shards_of
 from nero.distributed.turn import CutStep, turn_cut
-from nero.groups import complete_state, hyper_of, layout_of, parameter_name
+from nero.groups import complete_state, hyper_of, layout_of, match_dtype, parameter_name
 from nero.kernels import cuda
 from nero.kernels.cpu import CpuGroup, why_not
 from nero.kernels.cpu_library import INSTRUCTION_SET, Missing, load
@@ -67,6 +67,8 @@ class Dispatch:
         params = group["params"] if position is None else [group["params"][position]]
         pairs = [(p, gradient_of(p)) for p in params if p.grad is not None]
         complete_state(index, group, states, position)
+        for p, _ in pairs:
+            match_dtype(p, states[p])
         if group["fused"]:
             _check_parts(group, pairs)
         found: list[Count] = []

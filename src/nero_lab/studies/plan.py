@@ -59,6 +59,8 @@ class Case:
     arms: tuple[Arm, ...]
     notes: tuple[str, ...]
     """what the table must say besides what the runs' configurations do"""
+    reference: str = ""
+    """label of the arm against which the table sets the others' test metric, rate by rate"""
 
     @property
     def task(self) -> TaskInfo:

@@ -78,6 +78,7 @@ def headings(case: Case) -> tuple[str, ...]:
         f"val {metric}",
         f"test {metric}",
         f"val {metric} by lr",
+        *((f"test {metric} against {case.reference}, by lr",) if case.reference else ()),
         "time of a run",
     )
 
@@ -100,6 +101,7 @@ def table_cells(case: Case, rows: Sequence[Row]) -> list[tuple[str, ...]]:
                 str(test),
                 *best,
                 ", ".join(f"{lr:g}: {_short(v)}" for lr, (v, _) in sorted(row.by_lr.items())),
+                *((_against(row, rows, case.reference),) if case.reference else ()),
                 f"{row.seconds:.1f} s" if row.steps else "-",
             )
         )
@@ -108,6 +110,18 @@ def table_cells(case: Case, rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 def _is_transfer(case: Case) -> bool:
     return case.arms[0].on_source is not None
+
+
+def _against(row: Row, rows: Sequence[Row], label: str) -> str:
+    """Return by how much a row's mean test metric differs from the reference's, rate by rate."""
+    reference = next(other for other in rows if other.arm.label == label)
+    if row is reference:
+        return "-"
+    told = []
+    for lr, (_, test) in sorted(row.by_lr.items()):
+        ours, theirs = test.mean, reference.by_lr[lr][1].mean
+        told.append(f"{lr:g}: {ours / theirs - 1:+.2%}" if ours and theirs else f"{lr:g}: -")
+    return ", ".join(told)
 
 
 def _short(scores: Scores) -> str:
@@ -119,7 +133,10 @@ def settings(study: Study, case: Case, rows: Sequence[Row]) -> list[str]:
     run, metric = case.arms[0].template, case.task.metric
     digests = run.data.get("digests") or {"data": run.data.get("digest")}
     named = ", ".join(f"{name} {value}" for name, value in digests.items() if value)
-    model = ", ".join(f"{key} {value}" for key, value in run.model.items() if key != "tied")
+    told_by_arms = ("tied", "dtype")
+    model = ", ".join(
+        f"{key} {value}" for key, value in run.model.items() if key not in told_by_arms
+    )
     told = [
         f"Data: {case.task.data}{f'; digest of the files: {named}' if named else ''}.",
         f"Model: {model}.",
