@@ -522,6 +522,18 @@ def test_weights_behind_a_parametrisation_are_gains(parametrize: Any, names: set
     assert torch.isfinite(model(torch.ones(1, 4))).all()
 
 
+def test_weights_behind_spectral_norm_may_be_neurons(recwarn: pytest.WarningsRecorder) -> None:
+    model = nn.Sequential(parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)))
+    name = "0.parametrizations.weight.original"
+    groups = param_groups(
+        model, overrides={name: {**BALANCED, "role": "weight", "neuron_axes": [0]}}
+    )
+    group = placed(groups)[name]
+    assert (group["role"], group["neuron_axes"]) == ("weight", (0,))
+    assert constraint(group) == BALANCED
+    assert not recwarn.list  # the warning says that they are not
+
+
 # ---------------------------------------------------------------- overrides
 
 

@@ -172,6 +172,46 @@ def test_odd_neurons_among_others_do_as_the_rule_says(dtype: torch.dtype, neuron
         torch.testing.assert_close(a, b, rtol=0, atol=rtol * float(b.abs().max()))
 
 
+@every_dtype
+def test_odd_entries_among_others_do_as_the_rule_says(dtype: torch.dtype):
+    """Gains and biases go in blocks of lanes, unless one in the block needs a closer look."""
+
+    def run(**options: Any) -> tuple[list[Tensor], int]:
+        generator = torch.Generator().manual_seed(0)
+        b = nn.Parameter(torch.randn(70, generator=generator).to(dtype))
+        optimizer = nero.Nero([b], lr=0.05, **options)
+        for _ in range(3):
+            g = torch.randn(70, generator=generator)
+            g[3], g[20], g[40], g[68] = 0, torch.nan, torch.inf, -torch.inf
+            b.grad = g.to(dtype)
+            optimizer.step()
+        return [b.detach(), optimizer.state[b]["rms"]], optimizer.skipped_neurons()
+
+    (ours, skipped), (rules, expected) = run(fused=True), run(foreach=False)
+    assert skipped == expected == 9
+    rtol = {torch.float64: 1e-12, torch.float32: FLOAT32_TOLERANCE}.get(dtype, 0.01)
+    for a, b in zip(ours, rules, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=rtol * float(b.abs().max()))
+
+
+def test_a_gradient_of_another_kind_is_noticed_at_the_next_step():
+    """What was known of a step's tensors must not outlive a change of any one of them."""
+    params = [nn.Parameter(torch.randn(3, 4)) for _ in range(3)]
+    optimizer = nero.Nero(params, fused=True)
+    for p in params:
+        p.grad = torch.randn(3, 4)
+    optimizer.step()
+    params[1].grad = torch.randn(3, 4).as_subclass(Odd)
+    with pytest.raises(RuntimeError, match=r"fused=True, but parameter 1 of shape .*Odd"):
+        optimizer.step()
+    before = bits(params)
+    optimizer.state[params[2]]["rms"] = torch.full((3, 1), 1e6)
+    params[1].grad = torch.randn(4, 3).t()
+    optimizer.step()
+    assert bits(params) != before
+    assert float(optimizer.state[params[2]]["rms"].min()) > 9e5
+
+
 def test_steps_as_large_as_the_weights_stay_on_the_set():
     w = nn.Parameter(torch.randn(30, 40))
     optimizer = nero.Nero([w], lr=1.0, fused=True)

@@ -185,7 +185,11 @@ def plan(
     _warn(
         "parameters behind a parametrisation: the weight in use is computed from them, so their "
         "rows are not neurons, and each entry is updated by itself, as a gain",
-        [each for each in assignments if each.reparametrized and each.parameter.ndim > 1],
+        [
+            each
+            for each in assignments
+            if each.reparametrized and each.role in PER_ENTRY_ROLES and each.parameter.ndim > 1
+        ],
     )
     _warn(
         "embeddings with a padding row that is not zero: projection would change it, so all rows "

@@ -106,6 +106,7 @@ class SteppingInBackward:
         self._clip = clip_neurons
         self._accumulating = False
         self._places: dict[Tensor, tuple[int, int]] = {}
+        self._used: dict[Tensor, GradientUsedInBackward] = {}
         self._hooks: list[Any] = []
         self._attach()
         if not self._places:
@@ -137,6 +138,7 @@ class SteppingInBackward:
         self._hooks.clear()
         self._forget_used()
         self._places.clear()
+        self._used.clear()
         _stepping.discard(self._optimizer)
 
     def __enter__(self) -> SteppingInBackward:
@@ -159,6 +161,7 @@ class SteppingInBackward:
         for p, place in new.items():
             if id(p) in ours:
                 self._places[p] = place
+                self._stand_in(p)
                 self._hooks.append(p.register_post_accumulate_grad_hook(_hook(self)))
 
     def use_gradient(self, p: Tensor) -> None:
@@ -176,7 +179,20 @@ class SteppingInBackward:
         if self._clip is not None:
             _clip_neurons_(g, p, group, self._clip)
         self._optimizer._step_one(index, position)
-        p.grad = GradientUsedInBackward(p, parameter_name(group, position))
+        p.grad = self._stand_in(p)
+
+    def _stand_in(self, p: Tensor) -> GradientUsedInBackward:
+        """The parameter's stand-in, made once.
+
+        Small blocks of memory that came and went between the large ones of gradients would keep
+        the allocator from using those again.
+        """
+        used = self._used.get(p)
+        if used is None or (used.shape, used.dtype, used.device) != (p.shape, p.dtype, p.device):
+            index, position = self._places[p]
+            name = parameter_name(self._optimizer.param_groups[index], position)
+            used = self._used[p] = GradientUsedInBackward(p, name)
+        return used
 
     def _before_step(self, _: Nero, args: Any, kwargs: dict[str, Any]) -> Any:
         """Leave to `optimizer.step()` what still has a gradient, with and without a closure."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from nero.distributed.local import LocalGroup, Pairs, States, gradient_of, local_groups
 from nero.distributed.shards import is_dtensor, local, shards_of
 from nero.distributed.turn import CutStep, turn_cut
-from nero.groups import complete_state, hyper_of, layout_of, parameter_name
+from nero.groups import complete_state, hyper_of, layout_of, match_dtype, parameter_name
 from nero.kernels import cuda
 from nero.kernels.cpu import CpuGroup, why_not
 from nero.kernels.cpu_library import INSTRUCTION_SET, Missing, load
@@ -67,6 +67,8 @@ class Dispatch:
         params = group["params"] if position is None else [group["params"][position]]
         pairs = [(p, gradient_of(p)) for p in params if p.grad is not None]
         complete_state(index, group, states, position)
+        for p, _ in pairs:
+            match_dtype(p, states[p])
         if group["fused"]:
             _check_parts(group, pairs)
         found: list[Count] = []
@@ -111,13 +113,15 @@ class Dispatch:
         if isinstance(self._library, Missing):
             return pairs
         hyper, axes = hyper_of(group), group["neuron_axes"]
-        ours = [(p, g) for p, g in pairs if not (group["fused"] and _on_cuda(p))]
         strict = bool(group["fused"])
+        ours = [(p, g) for p, g in pairs if not _on_cuda(p)] if strict else pairs
         left, skipped = known.step(ours, states, hyper, axes, self._library, all_or_none=strict)
         if strict and left:
             raise _does_not_fit(group, *next(iter(left.items())))
         if skipped:
             counts.append(torch.tensor(skipped))
+        if ours is pairs and not left:
+            return []
         taken = {p for p, _ in ours} - left.keys()
         return [(p, g) for p, g in pairs if p not in taken]
 

@@ -14,6 +14,9 @@ It departs from the letter of the paper in two ways, neither of which changes a 
 arithmetic. The state is `rms = sqrt(v)`, updated by hypot, because the square of a small
 gradient underflows. And a neuron that has nothing to do (no gradient yet, a gradient of zero, a
 gradient that is not finite, lr = 0) is not projected again, so that it keeps every bit.
+
+Where weights are kept in 16 bits the rule runs on a float32 copy, and `nero.rounding` says how
+that goes back.
 """
 
 from __future__ import annotations

@@ -8,7 +8,15 @@ try:
 except ModuleNotFoundError:  # the library is installed without the lab
     raise SystemExit('nero: the command needs the lab: pip install "nero-optim[lab]"') from None
 
-from nero_lab import cli_bench, cli_study, cli_sweep, cli_train
+from nero_lab import (
+    cli_bench,
+    cli_data,
+    cli_paper,
+    cli_report,
+    cli_study,
+    cli_sweep,
+    cli_train,
+)
 
 # What takes long to import (torch, scikit-learn, Plotly) is imported by the commands that need it,
 # so that `nero --help` answers at once.
@@ -23,8 +31,11 @@ app = typer.Typer(
     "Start with `nero demo --quick`; then open `runs/demo/report.html`.",
 )
 app.add_typer(cli_study.app, name="study")
+app.add_typer(cli_data.app, name="data")
 app.command()(cli_train.train)
 app.command()(cli_sweep.sweep)
+app.command()(cli_paper.paper)
+app.command()(cli_report.report)
 app.command()(cli_bench.bench)
 
 

@@ -97,6 +97,27 @@ def finetune(
     _run(finetune_study, folders, quick, out, jobs, fresh)
 
 
+@app.command()
+def precision(
+    quick: Quick = False,
+    out: Out = Path("runs/study-precision"),
+    jobs: Jobs = None,
+    fresh: Fresh = False,
+    data_anarchism: Anarchism = _ANARCHISM,
+) -> None:
+    """Train in bfloat16 with stochastic rounding and to nearest, against float32.
+
+    A small language model on `anarchism` (a Debian package), at two learning rates: the smaller
+    the steps, the more of them the nearest rounding loses. Prints a table and writes `table.md`,
+    `summary.json`, `scores.png` and `records.jsonl`.
+
+    Ctrl-C keeps what is finished; the same command again resumes.
+    """
+    from nero_lab.studies.precision import precision_study
+
+    _run(precision_study, {"anarchism": data_anarchism}, quick, out, jobs, fresh)
+
+
 def _run(
     build: "Callable[[Mapping[str, str], bool], Study]",
     folders: Mapping[str, Path],

@@ -1,6 +1,7 @@
 """The devices of a run: Lightning Fabric, and what goes between processes and devices."""
 
 import io
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,6 +27,10 @@ class OnDevice:
     def __iter__(self) -> Iterator[Any]:
         return map(self.fabric.to_device, self.loader)
 
+    def __getattr__(self, name: str) -> Any:
+        # What a task's own loader has besides, for its own `evaluate`.
+        return getattr(self.loader, name)
+
     def batches(
         self, epoch: int, *, seed: int, first: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[Any]:
@@ -46,8 +51,34 @@ def launch_fabric(task: Task, run: Run, context: Context) -> Fabric:
         strategy=DDPStrategy(find_unused_parameters=partial) if several else "auto",
         precision=run.precision,  # pyright: ignore[reportArgumentType]
     )
+    if several and "TORCHELASTIC_RUN_ID" in os.environ:
+        _join_attempt("nccl" if fabric.device.type == "cuda" else "gloo")
     fabric.launch()
     return fabric
+
+
+def _join_attempt(backend: str) -> None:
+    """Join the processes that torchrun started, those of this attempt alone.
+
+    torchrun keeps one store over its restarts unless it is given --standalone or --rdzv-backend
+    c10d; without a prefix of its own, a second attempt finds the addresses of the first one's dead.
+    """
+    if torch.distributed.is_initialized():
+        return
+    store = torch.distributed.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        int(os.environ["WORLD_SIZE"]),
+        is_master=False,
+    )
+    torch.distributed.init_process_group(
+        backend,
+        store=torch.distributed.PrefixStore(
+            f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store
+        ),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+    )
 
 
 def any_process(fabric: Fabric, flag: bool) -> bool:

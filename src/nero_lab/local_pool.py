@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from nero_lab.context import Progress
 from nero_lab.jobs import Event, Job, Work, train_job
@@ -18,8 +19,18 @@ from nero_lab.jobs import Event, Job, Work, train_job
 _REPORT_SECONDS = 0.5
 _WAIT_SECONDS = 0.5
 
-# Forking a process that has threads, as torch makes, can deadlock the child.
-_CONTEXT = multiprocessing.get_context("spawn")
+
+def _context() -> Any:
+    """Return how processes are started: by a server that has imported torch, where there is one.
+
+    Forking a process that has threads, as torch makes once it computes, can deadlock the child.
+    The server computes nothing, and its children need no seconds for the import.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nero_lab.train"])
+    return context
 
 
 @dataclass
@@ -45,6 +56,7 @@ class LocalPool:
         self._queue: deque[Job] = deque()
         self._workers: list[_Worker] = []
         self._jobs = jobs
+        self._context = _context()
 
     def submit(self, job: Job) -> None:
         """Queue a job."""
@@ -79,9 +91,9 @@ class LocalPool:
         return sum(worker.job is not None for worker in self._workers)
 
     def _new_worker(self) -> _Worker:
-        ours, theirs = _CONTEXT.Pipe()
-        until_closed, lifeline = _CONTEXT.Pipe(duplex=False)
-        process = _CONTEXT.Process(
+        ours, theirs = self._context.Pipe()
+        until_closed, lifeline = self._context.Pipe(duplex=False)
+        process = self._context.Process(
             target=_serve, args=(theirs, until_closed, self._work), daemon=True
         )
         process.start()

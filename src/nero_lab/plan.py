@@ -9,8 +9,10 @@ nothing to choose, and the out-of-the-box rate stays. No choice looks at the tes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from nero_lab.choice import best_lr
 from nero_lab.optimizers import OPTIMIZERS, OptimizerSpec
 from nero_lab.records import RunConfig, RunRecord, RunResult
+from nero_lab.tasks import ACCURACY
 
 FindRecord = Callable[[RunConfig], RunRecord | None]
 
@@ -119,21 +121,14 @@ class Plan:
         gets beyond chance, the out-of-the-box rate wins, and then the smaller one.
         """
         first_seed = self.preset.seeds[0]
-        results: dict[float, RunResult] = {}
+        results: dict[float, list[RunResult]] = {}
         for lr in self.lr_grid(arm):
             record = find(self.config(arm, lr, first_seed))
             if record is None:
                 return None
-            results[lr] = record.result
-
-        def preference(lr: float) -> tuple[bool, float, bool, float]:
-            result = results[lr]
-            finished = result.status == "finished"
-            # Differences at chance are noise; choosing by them would only cost further runs.
-            accuracy = result.val_metric if result.val_metric >= LEARNED else CHANCE
-            return finished, accuracy, lr == arm.spec.default_lr, -lr
-
-        return max(results, key=preference)
+            results[lr] = [record.result]
+        # Differences at chance are noise; choosing by them would only cost further runs.
+        return best_lr(results, ACCURACY, favoured=arm.spec.default_lr, indifferent=LEARNED)
 
     def best_lr(self, arm: Arm, find: FindRecord) -> float | None:
         """Return the best rate: the shortlisted one, unless all seeds together prefer the default.
@@ -141,16 +136,15 @@ class Plan:
         None while the grid is not trained.
         """
         shortlisted = self.shortlisted_lr(arm, find)
-        means: dict[float, float] = {}
-        for lr in self.chosen_lrs(arm, find):
-            records = [find(self.config(arm, lr, seed)) for seed in self.preset.seeds]
-            values = [record.result.val_metric for record in records if record is not None]
-            if len(values) < len(records):
-                return shortlisted
-            means[lr] = sum(values) / len(values)
         if shortlisted is None:
             return None
-        return max(means, key=lambda lr: (means[lr], lr == shortlisted))
+        results: dict[float, list[RunResult]] = {}
+        for lr in self.chosen_lrs(arm, find):
+            records = [find(self.config(arm, lr, seed)) for seed in self.preset.seeds]
+            results[lr] = [record.result for record in records if record is not None]
+            if len(results[lr]) < len(records):
+                return shortlisted
+        return best_lr(results, ACCURACY, favoured=shortlisted)
 
     def chosen_lrs(self, arm: Arm, find: FindRecord) -> list[float]:
         """Return the rates that are trained on every seed, as far as they are known."""

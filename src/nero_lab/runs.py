@@ -113,6 +113,7 @@ def arm_spec(arm: Arm) -> OptimizerSpec:
 def plan_run(task: Task, preset: Preset, arm: Arm, lr: float, seed: int) -> Run:
     """Return a run of an arm, on data not looked for yet (see `Run.on`)."""
     spec = arm_spec(arm)
+    groups = preset.groups if arm.groups is None else arm.groups
     schedule = preset.schedule
     if not spec.follows_schedule:
         schedule = Schedule(warmup_epochs=schedule.warmup_epochs)
@@ -130,7 +131,7 @@ def plan_run(task: Task, preset: Preset, arm: Arm, lr: float, seed: int) -> Run:
         model=_plain({**preset.model, **arm.model}),
         data=_plain(preset.data),
         loss=_plain(preset.loss),
-        groups=None if arm.groups is None else _plain(arm.groups),
+        groups=_plain(groups) if groups is not None and spec.by_neuron else None,
         clip_norm=preset.clip_norm,
         eval_every=preset.eval_every,
         preset=preset.name,

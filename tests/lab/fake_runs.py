@@ -1,10 +1,22 @@
 """Stand-ins for training that a spawned process can import."""
 
+import hashlib
 import os
 import signal
 import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
+import torch
+
+from lab.tiny_task import Blobs
+from nero_lab.context import Context, Progress
+from nero_lab.jobs import Job
 from nero_lab.records import RunConfig, RunResult
+from nero_lab.runs import Result, Run
+from nero_lab.train import train_run
 
 
 def end_by_seed(config: RunConfig) -> RunResult:
@@ -13,3 +25,64 @@ def end_by_seed(config: RunConfig) -> RunResult:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(1 if config.seed == 1 else 3600)
     return RunResult("finished", 1, 1.0, 0.5, 0.5, 0.5, {})
+
+
+def made_up(run: Run) -> Result:
+    """Return a result that depends on the configuration alone."""
+    digest = hashlib.sha256(run.run_id.encode()).hexdigest()
+    value = int(digest[:4], 16) / 0xFFFF
+    parts = {"val": {"accuracy": value}, "test": {"accuracy": value}}
+    return Result("finished", 1, 1.0, parts, {}, digest)
+
+
+def work(job: Job, report: Callable[[Progress], None]) -> Result:
+    """Make up a result."""
+    report(Progress(job.run, 1, 2, 0, {}))
+    return made_up(job.run)
+
+
+def die_once(job: Job, report: Callable[[Progress], None]) -> Result:
+    """Die as when memory runs out, the first time for each run of seed 0; make up the rest."""
+    assert job.checkpoints is not None
+    mark = Path(job.checkpoints)
+    if job.run.seed == 0 and not mark.exists():
+        mark.mkdir(parents=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return made_up(job.run)
+
+
+def die_always(job: Job, report: Callable[[Progress], None]) -> Result:
+    """Die for seed 0, raise an error for seed 1, and make up the rest."""
+    if job.run.seed == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.run.seed == 1:
+        raise ZeroDivisionError("no")
+    return made_up(job.run)
+
+
+def never_end(job: Job, report: Callable[[Progress], None]) -> Result:
+    """Run until it is killed."""
+    report(Progress(job.run, 1, 2, 0, {}))
+    time.sleep(3600)
+    return made_up(job.run)
+
+
+def train_and_tell(run: Run, folder: Path, connection: Connection) -> None:
+    """Train in a process that may be killed at any moment, telling of every step."""
+    torch.set_num_threads(1)
+
+    class Telling(Blobs):
+        def training_step(self, *args: Any, **options: Any) -> Any:
+            connection.send(None)
+            return super().training_step(*args, **options)
+
+    context = Context(accelerator="cpu", checkpoints=folder, save_steps=1)
+    connection.send(train_run(Telling(), run, context))
+
+
+def give_command(arguments: list[str], environment: dict[str, str]) -> None:
+    """Give a `nero` command in this process."""
+    from nero_lab.cli import app
+
+    os.environ.update(environment)
+    app(arguments)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lab.tiny_data import write_fashion_mnist, write_idx
-from nero_lab.data.fashion_mnist import fashion_mnist_digest, load_fashion_mnist, read_idx
+from nero_lab.data.fashion_mnist import fashion_mnist_digest, load_fashion_mnist
+from nero_lab.data.idx import read_idx
 from nero_lab.data.parts import MissingData
 
 

@@ -13,10 +13,20 @@ from nero_lab.records import RecordStore, RunConfig, RunRecord, RunResult
 from nero_lab.studies.finetune import finetune_study
 from nero_lab.studies.heads import heads_study
 from nero_lab.studies.plan import Study
+from nero_lab.studies.precision import precision_study
 from nero_lab.studies.report import markdown, summary, write_report
 from nero_lab.train import train, weights_path
 
-STUDIES: dict[str, Callable[..., Study]] = {"heads": heads_study, "finetune": finetune_study}
+STUDIES: dict[str, Callable[..., Study]] = {
+    "heads": heads_study,
+    "finetune": finetune_study,
+    "precision": precision_study,
+}
+DATA = {
+    "heads": ("fashion-mnist", "anarchism"),
+    "finetune": ("fashion-mnist", "anarchism", "target"),
+    "precision": ("anarchism",),
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +40,8 @@ def folders(tmp_path_factory) -> dict[str, str]:
 
 
 def _options(folders: dict[str, str], name: str) -> list[str]:
-    options = ["--data-fashion-mnist", folders["fashion-mnist"]]
-    options += ["--data-anarchism", folders["anarchism"]]
-    return options + (["--data-target-text", folders["target"]] if name == "finetune" else [])
+    flags = {"target": "--data-target-text"}
+    return [x for d in DATA[name] for x in (flags.get(d, f"--data-{d}"), folders[d])]
 
 
 def _recorded(study: Study, measure: Callable[[RunConfig], dict]) -> dict[str, RunRecord]:
@@ -82,6 +91,32 @@ def test_group_options_reach_the_optimizer(folders, quick):
             assert {(g["center"], g["radius"], g["momentum"]) for g in others} == {
                 (True, "unit", 0.0)
             }
+
+
+def test_precision_varies_the_dtype_and_the_rounding_and_nothing_else(folders):
+    (case,) = precision_study(folders, quick=True).cases
+    reference, *others = (arm.template for arm in case.arms)
+    dtypes = [(run.model["dtype"], run.groups["overrides"]["*"]["rounding"]) for run in others]
+    assert dtypes == [("bfloat16", "stochastic"), ("bfloat16", "nearest")]
+    for run in others:
+        assert dataclasses.replace(run, model=reference.model, groups=reference.groups) == reference
+    results = [train(run) for run in (reference, *others)]
+    assert len({result.test_metric for result in results}) == 3
+    starts = [result.start_metric for result in results]
+    assert starts[1] == starts[2] == pytest.approx(starts[0], rel=0.01)
+
+
+def test_an_arm_of_reference_is_what_the_others_are_set_against(folders):
+    study = precision_study(folders, quick=False)
+
+    def measure(config: RunConfig) -> dict:
+        return {"test_metric": 4.0 if config.model["dtype"] == "float32" else 4.01 + config.lr}
+
+    table = markdown(study, _find(_recorded(study, measure)), finished=True)
+    assert "test loss against float32, by lr" in table
+    rows = [line for line in table.splitlines() if line.startswith("| weights |")]
+    assert "0.001: +0.28%, 0.01: +0.50%" in rows[1]
+    assert "%" not in rows[0]
 
 
 def test_best_rate_follows_validation_in_the_metrics_direction(folders):
@@ -230,11 +265,12 @@ def test_where_data_lie_is_no_part_of_a_runs_identity(folders):
 @pytest.mark.parametrize("name", STUDIES)
 def test_missing_data_is_a_two_line_error(folders, tmp_path, name):
     command = ["study", name, *_options(folders, name), "--out", str(tmp_path)]
-    command += ["--data-fashion-mnist", str(tmp_path / "none")]
+    command += [f"--data-{DATA[name][0]}", str(tmp_path / "none")]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
     assert len(result.output.strip().splitlines()) == 2
-    assert "apt-get install dataset-fashion-mnist" in result.output
+    package = {"fashion-mnist": "dataset-fashion-mnist"}.get(DATA[name][0], DATA[name][0])
+    assert f"apt-get install {package}" in result.output
 
 
 @pytest.mark.timeout(120)
@@ -242,7 +278,7 @@ def test_missing_data_is_a_two_line_error(folders, tmp_path, name):
 def test_quick_study_from_end_to_end_and_again(folders, tmp_path, monkeypatch, name):
     command = ["study", name, "--quick", "--out", str(tmp_path), "--jobs", "1"]
     command += _options(folders, name)
-    if name == "heads":  # one of the two with processes is enough: they take long to start
+    if name != "finetune":  # one of them with processes is enough: they take long to start
         monkeypatch.setattr("nero_lab.progress.local_processes", ThreadPoolExecutor)
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output

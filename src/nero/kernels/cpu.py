@@ -8,8 +8,9 @@ step while nothing about the tensor changes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
-from operator import is_
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, starmap, zip_longest
+from operator import attrgetter, eq, is_
 from typing import Any, NamedTuple
 
 import torch
@@ -43,14 +44,59 @@ class Described(NamedTuple):
     kinds: tuple[Any, ...]
 
 
+class Seen:
+    """All tensors of a step, with which those of the next are compared.
+
+    Flat lists and iterators that run in C: a loop over parameters takes longer than small tensors
+    take to update. Nothing that is compared is kept, or the garbage collector would run at every
+    step.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        states: Mapping[Tensor, dict[str, Any]],
+    ) -> None:
+        self._tensors = list(_identities(params, states))  # kept alive
+        self._kinds = list(_kinds(params, gradients))
+
+    def still(
+        self,
+        params: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        states: Mapping[Tensor, dict[str, Any]],
+    ) -> bool:
+        """Whether parameters and state are the same tensors, and all layouts what they were."""
+        ended = object()  # unlike anything: the shorter side ends in it
+        tensors = zip_longest(_identities(params, states), self._tensors, fillvalue=ended)
+        kinds = zip_longest(_kinds(params, gradients), self._kinds, fillvalue=ended)
+        return all(starmap(is_, tensors)) and all(starmap(eq, kinds))
+
+
+def _identities(
+    params: Sequence[Tensor], states: Mapping[Tensor, dict[str, Any]]
+) -> Iterator[Tensor]:
+    values = map(dict.values, map(states.__getitem__, params))
+    return chain(params, chain.from_iterable(values))
+
+
+def _kinds(params: Sequence[Tensor], gradients: Sequence[Tensor]) -> Iterator[Any]:
+    each = (type, Tensor.stride, _DTYPE, _SHAPE, _IS_CPU)
+    return chain.from_iterable(map(get, chain(params, gradients)) for get in each)
+
+
+_DTYPE, _SHAPE, _IS_CPU = map(attrgetter, ("dtype", "shape", "is_cpu"))
+
+
 class CpuGroup:
     """The kernel's view of one parameter group, remembered from step to step."""
 
     def __init__(self) -> None:
         self._known: dict[Tensor, Described] = {}
         self._settings: Any = None
-        self._records: list[bytes] = []
         self._joined = b""
+        self._seen: Seen | None = None  # where the kernel took all of them
 
     def step(
         self,
@@ -80,26 +126,37 @@ class CpuGroup:
         if settings != self._settings or len(self._known) > 2 * len(pairs):
             self._known.clear()
             self._settings = settings
+            self._seen = None
+        params, gradients = [p for p, _ in pairs], [g for _, g in pairs]
         left: dict[Tensor, str] = {}
-        taken: list[Tensor] = []
-        records, weights, gradients = [], [], []
-        for p, g in pairs:
-            known = self._describe(p, g, states[p], hyper, neuron_axes)
-            if known.reason:
-                left[p] = known.reason
-            else:
-                taken.append(p)
-                records.append(known.record)
-                weights.append(p.data_ptr())
-                gradients.append(g.data_ptr())
-        if not taken or (left and all_or_none):
+        if self._seen is None or not self._seen.still(params, gradients, states):
+            left = self._describe_all(pairs, states, hyper, neuron_axes)
+            self._seen = None if left else Seen(params, gradients, states)
+        if len(left) == len(pairs) or (left and all_or_none):
             return left, 0
-        if records != self._records:
-            self._records, self._joined = records, b"".join(records)
-        skipped = library.step(self._joined, weights, gradients, group_fields(hyper))
+        if left:
+            params, gradients = zip(*(pair for pair in pairs if pair[0] not in left), strict=True)
+        skipped = library.step(
+            self._joined,
+            [*map(Tensor.data_ptr, params)],
+            [*map(Tensor.data_ptr, gradients)],
+            group_fields(hyper),
+        )
         # Autograd must know that what it may have saved for a backward pass has changed.
-        torch.autograd.graph.increment_version(taken)
+        torch.autograd.graph.increment_version(params)
         return left, skipped
+
+    def _describe_all(
+        self,
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        states: Mapping[Tensor, dict[str, Any]],
+        hyper: Hyper,
+        neuron_axes: tuple[AxisSpec, ...],
+    ) -> dict[Tensor, str]:
+        """Describe what the kernel can take; returns the others, and why it cannot."""
+        all_known = [(p, self._describe(p, g, states[p], hyper, neuron_axes)) for p, g in pairs]
+        self._joined = b"".join(known.record for _, known in all_known if not known.reason)
+        return {p: known.reason for p, known in all_known if known.reason}
 
     def _describe(
         self,
@@ -111,7 +168,7 @@ class CpuGroup:
     ) -> Described:
         known = self._known.get(p)
         tensors = tuple(map(state.get, STATE))
-        kinds = (p.dtype, g.dtype, p.stride(), g.stride(), p.device, p.shape)
+        kinds = (p.dtype, g.dtype, p.stride(), g.stride(), p.device, p.shape, type(p), type(g))
         if known and known.kinds == kinds and all(map(is_, known.state, tensors)):
             return known
         record, reason = b"", why_not(p, g, state, hyper.rounding)

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #ifndef NERO_ISA
@@ -77,6 +78,20 @@ inline void store(BFloat16* p, Floats x) {
   std::memcpy(p, &h, sizeof h);
 }
 
+// Rows of bfloat16 are loaded a whole vector at a time: entries 2i and 2i + 1 are the two
+// halves of word i. A shift and a mask part them, which is cheaper than widening each entry.
+inline Floats even_of(Words pairs) { return (Floats)(pairs << 16); }
+inline Floats odd_of(Words pairs) { return (Floats)(pairs & 0xffff0000u); }
+
+// The same rounding as `store`, for numbers that come of finite ones: what NaN there is among them
+// is the processor's own, which the addition leaves a NaN.
+inline Words pairs_of(Floats even, Floats odd) {
+  Words e = (Words)even, o = (Words)odd;
+  e = (e + (((e >> 16) & 1u) + 0x7fffu)) >> 16;
+  o = (o + (((o >> 16) & 1u) + 0x7fffu)) & 0xffff0000u;
+  return e | o;
+}
+
 // Without the processor's denormals, which a training loop may have switched off.
 inline Floats load(const Float16* p) {
   Words h = __builtin_convertvector(bits_as<Halves>(p), Words);
@@ -123,8 +138,8 @@ template <class S> inline void put(S* p, typename Lanes<S>::Scalar x) {
 }
 
 // The last entries of a neuron, fewer than a block, with zeros after them.
-template <class S> struct Tail {
-  S entries[LANES<S>] = {};
+template <class S, int64_t BLOCK_SIZE> struct Tail {
+  S entries[BLOCK_SIZE] = {};
   Tail(const S* p, int64_t n) { std::memcpy((void*)entries, (const void*)p, n * sizeof(S)); }
 };
 
@@ -154,6 +169,21 @@ template <class Half, class V> inline Half high(const V& x) {
   return part<Half, COUNT<Half>>(x, std::make_index_sequence<COUNT<Half>>());
 }
 
+// Lanes in double, folded to eight.
+constexpr int FOLDED = 8;
+
+inline void fold(const Doubles (&lanes)[PARTS], double* out) { std::memcpy(out, lanes, BLOCK); }
+
+inline void fold(const Floats (&lanes)[PARTS], double* out) {
+  Doubles wide[2 * PARTS], sums[PARTS];
+  for (int k = 0; k < PARTS; ++k) {
+    wide[2 * k] = __builtin_convertvector(low<HalfFloats>(lanes[k]), Doubles);
+    wide[2 * k + 1] = __builtin_convertvector(high<HalfFloats>(lanes[k]), Doubles);
+  }
+  for (int k = 0; k < PARTS; ++k) sums[k] = wide[k] + wide[k + PARTS];
+  std::memcpy(out, sums, BLOCK);
+}
+
 inline double across(Pairs x) { return x[0] + x[1]; }
 #if defined(__AVX2__)
 inline double across(Quads x) { return across(low<Pairs>(x) + high<Pairs>(x)); }
@@ -162,22 +192,39 @@ inline double across(Quads x) { return across(low<Pairs>(x) + high<Pairs>(x)); }
 inline double across(Doubles x) { return across(low<Quads>(x) + high<Quads>(x)); }
 #endif
 
-inline double total(const Doubles (&lanes)[PARTS]) {
+template <class V> inline double total(const V (&lanes)[PARTS]) {
   Doubles sums[PARTS];
-  for (int k = 0; k < PARTS; ++k) sums[k] = lanes[k];
+  fold(lanes, (double*)sums);
   for (int half = PARTS / 2; half; half /= 2)
     for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
   return across(sums[0]);
 }
 
-inline double total(const Floats (&lanes)[PARTS]) {
-  Doubles wide[2 * PARTS], sums[PARTS];
-  for (int k = 0; k < PARTS; ++k) {
-    wide[2 * k] = __builtin_convertvector(low<HalfFloats>(lanes[k]), Doubles);
-    wide[2 * k + 1] = __builtin_convertvector(high<HalfFloats>(lanes[k]), Doubles);
+typedef double Octet __attribute__((vector_size(64)));
+
+#if __has_builtin(__builtin_shufflevector)
+#define NERO_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int64_t OctetIndex __attribute__((vector_size(64)));
+#define NERO_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, OctetIndex{__VA_ARGS__})
+#endif
+
+// The totals of eight folded sums at once, each added up as `total` does.
+inline void totals(const double (&folded)[8][FOLDED], double* out) {
+  Octet fours[4], twos[2];
+  for (int k = 0; k < 4; ++k) {
+    Octet a = bits_as<Octet>(folded[2 * k]), b = bits_as<Octet>(folded[2 * k + 1]);
+    fours[k] = NERO_SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+               NERO_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
   }
-  for (int k = 0; k < PARTS; ++k) sums[k] = wide[k] + wide[k + PARTS];
-  return total(sums);
+  for (int k = 0; k < 2; ++k) {
+    Octet a = fours[2 * k], b = fours[2 * k + 1];
+    twos[k] = NERO_SHUFFLE(a, b, 0, 1, 4, 5, 8, 9, 12, 13) +
+              NERO_SHUFFLE(a, b, 2, 3, 6, 7, 10, 11, 14, 15);
+  }
+  Octet ones = NERO_SHUFFLE(twos[0], twos[1], 0, 2, 4, 6, 8, 10, 12, 14) +
+               NERO_SHUFFLE(twos[0], twos[1], 1, 3, 5, 7, 9, 11, 13, 15);
+  std::memcpy(out, &ones, sizeof ones);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ struct Offsets { int64_t w = 0, g = 0, m = 0; };
 
 inline Offsets offsets(const Loops& loops, int64_t index) {
   Offsets at;
+  if (loops.count == 1) return {index * loops.w[0], index * loops.g[0], index * loops.m[0]};
   for (int64_t d = loops.count - 1; d >= 0; --d) {
     int64_t i = index % loops.size[d];
     index /= loops.size[d];
@@ -19,14 +20,6 @@ inline Offsets offsets(const Loops& loops, int64_t index) {
     at.m += i * loops.m[d];
   }
   return at;
-}
-
-template <class C> Neuron<C> neuron_at(const Work& work, int64_t index) {
-  const Tensor& t = *work.tensor;
-  double radius = 0;
-  if (t.flags & NORMALIZE)
-    radius = t.flags & INITIAL ? (double)get((const C*)t.radius + index) : work.group->radius;
-  return {(C*)t.rms + index, (double)get((const C*)t.scale), radius};
 }
 
 // Copies entries of `count` neurons between memory and rows of scratch, `each(place, entry)`.
@@ -78,7 +71,7 @@ int64_t update_gathered(const Work& work, int64_t begin, int64_t end) {
     each((S*)g, own_g, &Offsets::g, &Loops::g, false);
     if (m) each(m, own_m, &Offsets::m, &Loops::m, false);
     for (int64_t k = 0; k < count; ++k)
-      skipped += !update_row<S, C>(work, neuron_at<C>(work, first + k), own_w + k * row,
+      skipped += !update_row<S, C>(work, first + k, own_w + k * row,
                                    own_g + k * row, m ? own_m + k * row : nullptr, n);
     each(w, own_w, &Offsets::w, &Loops::w, true);
     if (m) each(m, own_m, &Offsets::m, &Loops::m, true);
@@ -121,22 +114,24 @@ unsigned update_block(const Work& work, int64_t first, S* w, const S* g) {
     lanes = LaneSums<V>();
   };
   along<V>(t.fan_in_loops, [&](int64_t w_at, int64_t g_at) {
-    lanes.add(w + w_at, g + g_at);
+    lanes.add_lanes(w + w_at, g + g_at);
     if (++summed % FLUSH == 0) flush();
   });
   flush();
+  Plans<C, LANES<S>> plans;
+  plans.remembered(work, first, LANES<S>);
+  for (int i = 0; i < LANES<S>; ++i)
+    plans.set(i, {sums[0][i], sums[1][i], sums[2][i], sums[3][i], sums[4][i]});
+  plans.plan(Terms(work));
   C ks[LANES<S>], means[LANES<S>], stretches[LANES<S>], turns[LANES<S>];
   unsigned left = 0;
   for (int i = 0; i < LANES<S>; ++i) {
-    Neuron<C> neuron = neuron_at<C>(work, first + i);
-    Sums s{sums[0][i], sums[1][i], sums[2][i], sums[3][i], sums[4][i]};
-    Turn<C> turn = plan(work, neuron, s, t.fan_in);
-    if (turn.easy) put(neuron.rms, turn.rms);
-    left |= (unsigned)!turn.easy << i;
-    ks[i] = (C)turn.k;
-    means[i] = (C)turn.mean;
-    stretches[i] = (C)turn.stretch;
-    turns[i] = turn.easy;
+    if (plans.easy[i] != 0) put((C*)t.rms + first + i, (C)plans.rms[i]);
+    left |= (unsigned)(plans.easy[i] == 0) << i;
+    ks[i] = (C)plans.k[i];
+    means[i] = (C)plans.mean[i];
+    stretches[i] = (C)plans.stretch[i];
+    turns[i] = (C)plans.easy[i];
   }
   along<V>(t.fan_in_loops, [&](int64_t w_at, int64_t g_at) {
     for (int k = 0; k < PARTS; ++k) {
@@ -182,50 +177,110 @@ int64_t update_scattered(const Work& work, int64_t begin, int64_t end) {
 
 // ---- neurons that are rows in memory ----------------------------------------------------------
 
-template <class S, class C> int64_t update_rows(const Work& work, int64_t begin, int64_t end) {
-  const Tensor& t = *work.tensor;
-  const int64_t n = t.fan_in;
-  auto row = [&](int64_t i) {
-    Offsets at = offsets(t.neurons, i);
-    return std::pair{(S*)work.w + at.w, (const S*)work.g + at.g};
-  };
-  auto [w, g] = row(begin);
-  Sums sums = sum_up(w, g, n);
+constexpr int TOGETHER = 8;  // short rows that are planned side by side
+// Bytes of weights and gradient in a row that is short. Longer ones are better taken one by one,
+// while they are in the first cache.
+constexpr int64_t SHORT_ROW = 1024;
+
+// The sums of a few rows that follow each other.
+template <class S, class C> struct ShortRows {
+  Sums sums[TOGETHER];
+  double folded[5][TOGETHER][FOLDED] = {};
+
+  void sum(int r, const S* w, const S* g, int64_t n) {
+    LaneSums<typename Lanes<S>::Vector> lanes;
+    sums[r] = Sums();
+    sum_lanes(w, g, n, sums[r], lanes);
+    fold(lanes.g, folded[0][r]);
+    fold(lanes.gg, folded[1][r]);
+    fold(lanes.w, folded[2][r]);
+    fold(lanes.ww, folded[3][r]);
+    fold(lanes.wg, folded[4][r]);
+  }
+
+  void write(Plans<C, TOGETHER>& plans) const {
+    double* all[5] = {plans.g, plans.gg, plans.w, plans.ww, plans.wg};
+    for (int s = 0; s < 5; ++s) totals(folded[s], all[s]);
+    for (int r = 0; r < TOGETHER; ++r) {
+      plans.g[r] += sums[r].g;
+      plans.gg[r] += sums[r].gg;
+      plans.w[r] += sums[r].w;
+      plans.ww[r] += sums[r].ww;
+      plans.wg[r] += sums[r].wg;
+    }
+  }
+};
+
+template <class S, class C> int64_t update_short_rows(const Work& work, int64_t begin, int64_t end) {
+  const int64_t n = work.tensor->fan_in;
+  const Terms terms(work);
+  ShortRows<S, C> rows;
+  Plans<C, TOGETHER> plans;
   int64_t skipped = 0;
-  for (int64_t i = begin; i < end; ++i) {
-    Neuron<C> neuron = neuron_at<C>(work, i);
-    Turn<C> turn = plan(work, neuron, sums, n);
-    if (turn.easy) put(neuron.rms, turn.rms);
-    if (i + 1 == end) {
-      if (turn.easy) write_turn(w, g, n, turn.k, turn.mean, turn.stretch);
-      else skipped += !turn_carefully(work, neuron, w, g, n);
-      break;
+  for (int64_t first = begin; first < end; first += TOGETHER) {
+    const int count = (int)(end - first < TOGETHER ? end - first : TOGETHER);
+    S* w[TOGETHER];
+    const S* g[TOGETHER];
+    for (int r = 0; r < count; ++r) {
+      Offsets at = offsets(work.tensor->neurons, first + r);
+      w[r] = (S*)work.w + at.w;
+      g[r] = (const S*)work.g + at.g;
+      rows.sum(r, w[r], g[r], n);
     }
-    auto [next_w, next_g] = row(i + 1);
-    if (turn.easy) {
-      sums = turn_and_sum(w, g, n, turn.k, turn.mean, turn.stretch, next_w, next_g);
-    } else {
-      skipped += !turn_carefully(work, neuron, w, g, n);
-      sums = sum_up(next_w, next_g, n);
-    }
-    w = next_w;
-    g = next_g;
+    rows.write(plans);
+    plans.remembered(work, first, count);
+    plans.plan(terms);
+    for (int r = 0; r < count; ++r)
+      skipped += !plans.carry_out(work, first + r, r, w[r], g[r]);
   }
   return skipped;
 }
 
-// Neurons of one entry, and rows with a running average of their gradient.
+// LANES neurons of one entry each, that follow each other: what `update_entry` does, side by side.
+// Changes nothing and returns false where one of them needs a closer look.
+template <class S> bool update_entries(const Work& work, int64_t first, S* w, const S* g) {
+  constexpr int N = LANES<S>;
+  const Terms terms(work);
+  const double a = work.root_beta, b = work.root_rest / work.debias_m, rate = terms.rate * terms.scale;
+  float ws[N], gs[N], rms[N], moved[N];
+  std::memcpy(rms, (const float*)work.tensor->rms + first, sizeof rms);
+  for (int k = 0; k < PARTS; ++k) {
+    store(ws + k * WIDTH<S>, load(w + k * WIDTH<S>));
+    store(gs + k * WIDTH<S>, load(g + k * WIDTH<S>));
+  }
+  int plain = 1;
+  for (int i = 0; i < N; ++i) {
+    const double x = gs[i], before = a * (double)rms[i], now = b * std::fabs(x);
+    rms[i] = (float)std::sqrt(before * before + now * now);
+    moved[i] = (float)((double)ws[i] - x / ((double)rms[i] / rate));
+    plain &= (gs[i] != 0) & (std::fabs(gs[i]) <= 3.4028234663852886e38f) & (rms[i] > 0);
+  }
+  if (!plain || rate == 0) return false;
+  std::memcpy((float*)work.tensor->rms + first, rms, sizeof rms);
+  for (int k = 0; k < PARTS; ++k) store(w + k * WIDTH<S>, load(moved + k * WIDTH<S>));
+  return true;
+}
+
+// Neurons that are rows in memory or a single entry, one by one.
 template <class S, class C> int64_t update_singly(const Work& work, int64_t begin, int64_t end) {
   const Tensor& t = *work.tensor;
+  const Loops& loops = t.neurons;
+  [[maybe_unused]] const bool together = t.fan_in == 1 && !t.m && !(t.flags & NORMALIZE) &&
+                                         loops.count == 1 && loops.w[0] == 1 && loops.g[0] == 1;
   int64_t skipped = 0;
   for (int64_t i = begin; i < end; ++i) {
-    Offsets at = offsets(t.neurons, i);
+    Offsets at = offsets(loops, i);
     S* w = (S*)work.w + at.w;
     const S* g = (const S*)work.g + at.g;
     C* m = t.m ? (C*)t.m + at.m : nullptr;
-    Neuron<C> neuron = neuron_at<C>(work, i);
-    skipped += !(t.fan_in == 1 ? update_entry(work, neuron, w, g, m)
-                               : update_row(work, neuron, w, g, m, t.fan_in));
+    if constexpr (sizeof(C) == 4) {
+      if (together && end - i >= LANES<S> && update_entries(work, i, w, g)) {
+        i += LANES<S> - 1;
+        continue;
+      }
+    }
+    skipped += !(t.fan_in == 1 ? update_entry(work, neuron_at<C>(work, i), w, g, m)
+                               : update_row(work, i, w, g, m, t.fan_in));
   }
   return skipped;
 }
@@ -233,8 +288,10 @@ template <class S, class C> int64_t update_singly(const Work& work, int64_t begi
 template <class S> int64_t update_neurons(const Work& work, int64_t begin, int64_t end) {
   using C = typename Lanes<S>::Scalar;
   if (work.scratch_neurons) return update_scattered<S, C>(work, begin, end);
-  if (work.tensor->m || work.tensor->fan_in == 1) return update_singly<S, C>(work, begin, end);
-  return update_rows<S, C>(work, begin, end);
+  const int64_t n = work.tensor->fan_in;
+  if (!work.tensor->m && n > 1 && 2 * n * (int64_t)sizeof(S) <= SHORT_ROW)
+    return update_short_rows<S, C>(work, begin, end);
+  return update_singly<S, C>(work, begin, end);
 }
 
 }  // namespace

@@ -21,17 +21,35 @@ namespace {
 
 struct Sums { double g = 0, gg = 0, w = 0, ww = 0, wg = 0; };
 
+// Whether weights and gradients are taken in pairs, of which one lane has both entries.
+template <class S, class G>
+constexpr bool PAIRED = std::is_same_v<S, BFloat16> && std::is_same_v<G, BFloat16>;
+template <class S, class G> constexpr int64_t ENTRIES = LANES<S> * (PAIRED<S, G> ? 2 : 1);
+
 template <class V> struct LaneSums {
   V g[PARTS] = {}, gg[PARTS] = {}, w[PARTS] = {}, ww[PARTS] = {}, wg[PARTS] = {};
 
-  template <class S, class G> inline void add(const S* ws, const G* gs) {
-    for (int k = 0; k < PARTS; ++k) {
-      V wk = load(ws + k * WIDTH<S>), gk = load(gs + k * WIDTH<S>);
-      w[k] += wk;
-      g[k] += gk;
-      ww[k] += wk * wk;
-      gg[k] += gk * gk;
-      wg[k] += wk * gk;
+  inline void add(int k, V wk, V gk) {
+    w[k] += wk;
+    g[k] += gk;
+    ww[k] += wk * wk;
+    gg[k] += gk * gk;
+    wg[k] += wk * gk;
+  }
+  // LANES entries, entry i in lane i.
+  template <class S, class G> inline void add_lanes(const S* ws, const G* gs) {
+    for (int k = 0; k < PARTS; ++k) add(k, load(ws + k * WIDTH<S>), load(gs + k * WIDTH<S>));
+  }
+  // ENTRIES of a row.
+  template <class S, class G> inline void add_row(const S* ws, const G* gs) {
+    if constexpr (PAIRED<S, G>) {
+      for (int k = 0; k < PARTS; ++k) {
+        Words wk = bits_as<Words>(ws + 2 * k * WIDTH<S>), gk = bits_as<Words>(gs + 2 * k * WIDTH<S>);
+        add(k, even_of(wk), even_of(gk));
+        add(k, odd_of(wk), odd_of(gk));
+      }
+    } else {
+      add_lanes(ws, gs);
     }
   }
   void flush(Sums& s) {
@@ -40,26 +58,36 @@ template <class V> struct LaneSums {
   }
 };
 
+// Sums up a row. The last lanes are left to be added to the sums, so that those of several rows can
+// be added up side by side.
+template <class S, class G>
+inline void sum_lanes(const S* w, const G* g, int64_t n, Sums& sums,
+                      LaneSums<typename Lanes<S>::Vector>& lanes) {
+  constexpr int64_t block = ENTRIES<S, G>;
+  int64_t i = 0;
+  for (int64_t whole = n - n % block; i < whole;) {
+    if (i) lanes.flush(sums);
+    int64_t stop = i + FLUSH * LANES<S>;
+    for (stop = stop < whole ? stop : whole; i < stop; i += block) lanes.add_row(w + i, g + i);
+  }
+  if (i < n) {
+    if (i) lanes.flush(sums);
+    Tail<S, block> w_tail(w + i, n - i);
+    Tail<G, block> g_tail(g + i, n - i);
+    lanes.add_row(w_tail.entries, g_tail.entries);
+  }
+}
+
 template <class S, class G> Sums sum_up(const S* w, const G* g, int64_t n) {
   Sums sums;
   LaneSums<typename Lanes<S>::Vector> lanes;
-  int64_t i = 0;
-  for (int64_t whole = n - n % LANES<S>; i < whole;) {
-    int64_t stop = i + FLUSH * LANES<S>;
-    for (stop = stop < whole ? stop : whole; i < stop; i += LANES<S>) lanes.add(w + i, g + i);
-    lanes.flush(sums);
-  }
-  if (i < n) {
-    Tail<S> w_tail(w + i, n - i);
-    Tail<G> g_tail(g + i, n - i);
-    lanes.add(w_tail.entries, g_tail.entries);
-    lanes.flush(sums);
-  }
+  sum_lanes(w, g, n, sums, lanes);
+  lanes.flush(sums);
   return sums;
 }
 
 template <class C> inline bool in_range(double squares, int64_t n) {
-  return squares >= Range<C>::LEAST * n && squares <= Range<C>::MOST;
+  return (squares >= Range<C>::LEAST * n) & (squares <= Range<C>::MOST);
 }
 
 // The 2-norm over the whole range of the dtype; NaN where an entry is NaN or infinite.
@@ -89,54 +117,39 @@ template <class S> struct Turning {
   Turning(double k, double mean, double stretch)
       : k(V{} + (C)k), mean(V{} + (C)mean), stretch(V{} + (C)stretch) {}
 
+  V turned(V w, V g) const { return (w - k * g - mean) * stretch; }
+
   template <class G> inline void block(S* w, const G* g) const {
     for (int j = 0; j < PARTS; ++j) {
-      V wj = load(w + j * WIDTH<S>), gj = load(g + j * WIDTH<S>);
-      store(w + j * WIDTH<S>, (wj - k * gj - mean) * stretch);
+      if constexpr (PAIRED<S, G>) {
+        const int at = 2 * j * WIDTH<S>;
+        Words wj = bits_as<Words>(w + at), gj = bits_as<Words>(g + at);
+        wj = pairs_of(turned(even_of(wj), even_of(gj)), turned(odd_of(wj), odd_of(gj)));
+        std::memcpy((void*)(w + at), &wj, sizeof wj);
+      } else {
+        const int at = j * WIDTH<S>;
+        store(w + at, turned(load(w + at), load(g + at)));
+      }
     }
   }
 
-  // The entries from `i` on, fewer than a block.
-  template <class G> void tail(S* w, const G* g, int64_t i, int64_t n) const {
+  // A row of n entries that was just summed up, from its end, which is still nearest in the cache.
+  template <class G> void row(S* w, const G* g, int64_t n) const {
+    tail(w, g, n);
+    for (int64_t i = n - n % ENTRIES<S, G>; (i -= ENTRIES<S, G>) >= 0;) block(w + i, g + i);
+  }
+
+  // The last entries of a row of n, fewer than a block.
+  template <class G> void tail(S* w, const G* g, int64_t n) const {
+    constexpr int64_t block_size = ENTRIES<S, G>;
+    const int64_t i = n - n % block_size;
     if (i == n) return;
-    Tail<S> w_tail(w + i, n - i);
-    Tail<G> g_tail(g + i, n - i);
+    Tail<S, block_size> w_tail(w + i, n - i);
+    Tail<G, block_size> g_tail(g + i, n - i);
     block(w_tail.entries, g_tail.entries);
     std::memcpy((void*)(w + i), (const void*)w_tail.entries, (n - i) * sizeof(S));
   }
 };
-
-template <class S, class G>
-void write_turn(S* w, const G* g, int64_t n, double k, double mean, double stretch) {
-  const Turning<S> turning(k, mean, stretch);
-  int64_t i = 0;
-  for (; i + LANES<S> <= n; i += LANES<S>) turning.block(w + i, g + i);
-  turning.tail(w, g, i, n);
-}
-
-// Turns one neuron while it sums up the next, as `sum_up` does, so that memory is never idle.
-template <class S>
-Sums turn_and_sum(S* w, const S* g, int64_t n, double k, double mean, double stretch,
-                  const S* next_w, const S* next_g) {
-  const Turning<S> turning(k, mean, stretch);
-  Sums sums;
-  LaneSums<typename Lanes<S>::Vector> lanes;
-  int64_t i = 0;
-  for (int64_t whole = n - n % LANES<S>; i < whole;) {
-    int64_t stop = i + FLUSH * LANES<S>;
-    for (stop = stop < whole ? stop : whole; i < stop; i += LANES<S>) {
-      lanes.add(next_w + i, next_g + i);
-      turning.block(w + i, g + i);
-    }
-    lanes.flush(sums);
-  }
-  if (i < n) {
-    lanes.add(Tail<S>(next_w + i, n - i).entries, Tail<S>(next_g + i, n - i).entries);
-    lanes.flush(sums);
-    turning.tail(w, g, i, n);
-  }
-  return sums;
-}
 
 // The same turn entry by entry in double, twice centred, as axis_project_ in geometry.py.
 template <class S, class G>
@@ -191,6 +204,14 @@ template <class C> struct Neuron {
   double scale, radius;  // the radius is 0 where its norm is free
 };
 
+template <class C> Neuron<C> neuron_at(const Work& work, int64_t index) {
+  const Tensor& t = *work.tensor;
+  double radius = 0;
+  if (t.flags & NORMALIZE)
+    radius = t.flags & INITIAL ? (double)get((const C*)t.radius + index) : work.group->radius;
+  return {(C*)t.rms + index, (double)get((const C*)t.scale), radius};
+}
+
 // What lr and the corrections for bias make of one neuron's step: w <- w - rate / rms * g.
 template <class C> double rate_of(const Work& work, const Neuron<C>& neuron) {
   return work.rate * (neuron.radius > 0 ? neuron.radius : neuron.scale);
@@ -222,42 +243,97 @@ bool turn_carefully(const Work& work, const Neuron<C>& neuron, S* w, const G* g,
   return true;
 }
 
-// What the sums of a neuron say: w <- (w - k g - mean) * stretch, unless digits would be lost.
-template <class C> struct Turn {
-  bool easy;
-  double k, mean, stretch;
-  C rms;
+// What the neurons of a tensor share, as `plan` takes it.
+struct Terms {
+  double old_weight, new_weight;  // beta and 1 - beta, the latter corrected for momentum's bias
+  double rate, scale, n;
+  double center_above;  // neurons with a radius above this are centred
+
+  explicit Terms(const Work& work) {
+    const Tensor& t = *work.tensor;
+    const double b = work.root_rest / work.debias_m;
+    old_weight = work.root_beta * work.root_beta;
+    new_weight = b * b;
+    rate = work.rate;
+    scale = t.dtype == FLOAT64 ? *(const double*)t.scale : *(const float*)t.scale;
+    n = t.fan_in;
+    // A neuron without a radius of its own is not projected under radius="initial".
+    center_above = !(t.flags & CENTER) ? HUGE_VAL : t.flags & INITIAL ? 0 : -1;
+  }
 };
 
-template <class C> Turn<C> plan(const Work& work, const Neuron<C>& neuron, const Sums& s, int64_t n) {
-  double old = get(neuron.rms), a = work.root_beta, b = work.root_rest / work.debias_m;
-  C rms = (C)std::sqrt(a * a * old * old + b * b * s.gg);
-  double k = rate_of(work, neuron) / rms;
-  double mean = centers(work, neuron) ? (s.w - k * s.g) / n : 0;
-  double parts = s.ww + k * k * s.gg, squares = parts - 2 * k * s.wg - mean * mean * n;
-  bool easy = in_range<C>(s.gg, n) && in_range<C>(s.ww, n) && in_range<C>(old * old, 0) &&
-              in_range<float>(k * k, 1) && squares >= 0.25 * parts;
-  return {easy, k, mean, neuron.radius > 0 ? neuron.radius / std::sqrt(squares) : 1, rms};
-}
+// Neurons side by side. Their sums say: w <- (w - k g - mean) * stretch, unless digits would be lost.
+template <class C, int N> struct Plans {
+  double g[N], gg[N], w[N], ww[N], wg[N];
+  double k[N], mean[N], stretch[N];
+  double rms[N], radius[N];  // the radius is 0 where the norm is free
+  double easy[N];
+
+  // `count` neurons from `first` on; the rest of N repeats the last.
+  void remembered(const Work& work, int64_t first, int64_t count) {
+    const Tensor& t = *work.tensor;
+    const C* own = t.flags & NORMALIZE && t.flags & INITIAL ? (const C*)t.radius + first : nullptr;
+    const double common = t.flags & NORMALIZE ? work.group->radius : 0;
+    for (int i = 0; i < N; ++i) {
+      const int64_t at = i < count ? i : count - 1;
+      rms[i] = ((const C*)t.rms)[first + at];
+      radius[i] = own ? own[at] : common;
+    }
+  }
+
+  void set(int i, const Sums& s) {
+    g[i] = s.g; gg[i] = s.gg; w[i] = s.w; ww[i] = s.ww; wg[i] = s.wg;
+  }
+
+  // No branches, so that the compiler takes several neurons at a time.
+  void plan(const Terms& t) {
+    for (int i = 0; i < N; ++i) {
+      const double old = rms[i], own = radius[i];
+      const double now = (C)std::sqrt(t.old_weight * old * old + t.new_weight * gg[i]);
+      const double step = t.rate * (own > 0 ? own : t.scale) / now;
+      const double middle = own > t.center_above ? (w[i] - step * g[i]) / t.n : 0;
+      const double parts = ww[i] + step * step * gg[i];
+      const double squares = parts - 2 * step * wg[i] - middle * middle * t.n;
+      const double factor = own / std::sqrt(squares);
+      easy[i] = in_range<C>(gg[i], t.n) & in_range<C>(ww[i], t.n) & in_range<C>(old * old, 0) &
+                in_range<float>(step * step, 1) & (squares >= 0.25 * parts) ? 1 : 0;
+      k[i] = step;
+      mean[i] = middle;
+      stretch[i] = own > 0 ? factor : 1;
+      rms[i] = now;
+    }
+  }
+
+  // Turns neuron `index`, of which this is the i-th plan. False where it was skipped.
+  template <class S, class G>
+  bool carry_out(const Work& work, int64_t index, int i, S* w, const G* g) const {
+    const int64_t n = work.tensor->fan_in;
+    Neuron<C> neuron = neuron_at<C>(work, index);
+    if (easy[i] == 0) return turn_carefully(work, neuron, w, g, n);
+    put(neuron.rms, (C)rms[i]);
+    Turning<S>(k[i], mean[i], stretch[i]).row(w, g, n);
+    return true;
+  }
+};
 
 template <class S, class G, class C>
-bool turn(const Work& work, const Neuron<C>& neuron, S* w, const G* g, int64_t n) {
-  Turn<C> turn = plan(work, neuron, sum_up(w, g, n), n);
-  if (!turn.easy) return turn_carefully(work, neuron, w, g, n);
-  put(neuron.rms, turn.rms);
-  write_turn(w, g, n, turn.k, turn.mean, turn.stretch);
-  return true;
+bool turn(const Work& work, int64_t index, S* w, const G* g, int64_t n) {
+  Plans<C, 1> plans;
+  plans.set(0, sum_up(w, g, n));
+  plans.remembered(work, index, 1);
+  plans.plan(Terms(work));
+  return plans.carry_out(work, index, 0, w, g);
 }
 
 // One neuron whose entries lie in a row. Returns whether its gradient was finite.
 template <class S, class C>
-bool update_row(const Work& work, const Neuron<C>& neuron, S* w, const S* g, C* m, int64_t n) {
-  if (!m) return turn(work, neuron, w, g, n);
+bool update_row(const Work& work, int64_t index, S* w, const S* g, C* m, int64_t n) {
+  if (!m) return turn<S, S, C>(work, index, w, g, n);
   double squares = sum_up(g, g, n).gg;
   double g_norm = (C)(in_range<C>(squares, n) ? std::sqrt(squares) : careful_norm(g, n));
   if (!std::isfinite(g_norm) && work.group->nonfinite == SKIP) return false;
   average(m, g, n, work.group->momentum);
-  turn(work, neuron, w, (const C*)m, n);
+  turn<S, C, C>(work, index, w, (const C*)m, n);
   return std::isfinite(g_norm);
 }
 

@@ -100,7 +100,9 @@ def _stack_keys(stack: list[TensorStep], hyper: Hyper) -> Keys | None:
 def _key_tensor(keys: tuple[Any, ...], device: torch.device) -> Tensor:
     if isinstance(keys[0], Tensor):
         return torch.stack(keys).to(device)
-    return torch.tensor(keys, dtype=torch.int64, device=device)
+    x = torch.tensor(keys, dtype=torch.int64)
+    # From pinned memory, or the host would wait for the device.
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def _stack_scalars(scalars: list[Any], layout: NeuronLayout) -> Tensor:

@@ -4,7 +4,6 @@ H. Xiao, K. Rasul, R. Vollgraf, 2017 (MIT licence); Debian has it as `dataset-fa
 """
 
 import functools
-import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nero_lab.data.draw import draw_by_class
+from nero_lab.data.idx import read_idx
 from nero_lab.data.parts import MissingData, Parts, Split, check_digest, digest_files
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -45,21 +46,6 @@ def fashion_mnist_digest(folder: Path) -> str:
     return digest_files(fashion_mnist_files(folder))
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """Return the bytes of an idx file, gzipped, in the shape that its header states.
-
-    Raises:
-        ValueError: it is not such a file, or holds something other than bytes.
-    """
-    contents = gzip.decompress(path.read_bytes())
-    # The header: two zero bytes, the type (8 is uint8), the number of axes, then their sizes.
-    if contents[:3] != b"\0\0\x08":
-        raise ValueError(f"{path} is no idx file of bytes")
-    axes = contents[3]
-    shape = np.frombuffer(contents, ">u4", count=axes, offset=4).astype(int)
-    return np.frombuffer(contents, np.uint8, offset=4 + 4 * axes).reshape(shape)
-
-
 @functools.lru_cache(maxsize=2)
 def load_fashion_mnist(
     folder: Path,
@@ -86,7 +72,7 @@ def load_fashion_mnist(
     check_digest(f"Fashion-MNIST in {folder}", fashion_mnist_digest(folder), digest)
     images, labels, test_images, test_labels = map(read_idx, fashion_mnist_files(folder))
     generator = np.random.default_rng(split_seed)
-    train, val = _draw(
+    train, val = draw_by_class(
         labels, classes, [train_size // len(classes), val_size // len(classes)], generator
     )
     test = np.flatnonzero(np.isin(test_labels, classes))
@@ -101,20 +87,6 @@ def load_fashion_mnist(
         split(images, labels, val),
         split(test_images, test_labels, test),
     )
-
-
-def _draw(
-    labels: np.ndarray, classes: Sequence[int], counts: Sequence[int], generator
-) -> list[np.ndarray]:
-    """Return disjoint rows, for each of `counts` that many of every class."""
-    drawn: list[list[np.ndarray]] = [[] for _ in counts]
-    for label in classes:
-        rows = generator.permutation(np.flatnonzero(labels == label))
-        if len(rows) < sum(counts):
-            raise ValueError(f"class {label} has {len(rows)} images, and {sum(counts)} are asked")
-        for part, some in zip(drawn, np.split(rows, np.cumsum(counts)), strict=False):
-            part.append(some)
-    return [np.sort(np.concatenate(part)) for part in drawn]
 
 
 def _renumber(labels: np.ndarray, classes: Sequence[int]) -> Tensor:

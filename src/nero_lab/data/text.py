@@ -7,6 +7,7 @@ to validation and one to the test. The tokens are byte-level pairs (BPE) learned
 import functools
 import gzip
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +20,8 @@ ANARCHISM = Path("/usr/share/doc/anarchism/markdown")
 DEBIAN_REFERENCE = Path("/usr/share/debian-reference")
 """The Debian Reference, from Debian's package `debian-reference-en`."""
 
-_SUFFIXES = (".md", ".txt", ".md.gz", ".txt.gz")
+TEXT_SUFFIXES = (".md", ".txt", ".md.gz", ".txt.gz")
+"""Of the files that count as texts."""
 _BLOCKS = 200
 _TOKENIZER_CHARACTERS = 2_000_000
 
@@ -36,10 +38,10 @@ def text_files(folder: Path, option: str, package: str) -> list[Path]:
         MissingData: there are none.
     """
     found = sorted(folder.iterdir()) if folder.is_dir() else []
-    files = [path for path in found if path.name.endswith(_SUFFIXES) and path.is_file()]
+    files = [path for path in found if path.name.endswith(TEXT_SUFFIXES) and path.is_file()]
     if not files:
         raise MissingData(
-            f"no texts ({', '.join(_SUFFIXES)}) in {folder}.\n"
+            f"no texts ({', '.join(TEXT_SUFFIXES)}) in {folder}.\n"
             f"Get them with: apt-get install {package}; or name a folder that has some: "
             f"{option} DIR"
         )
@@ -100,16 +102,22 @@ def train_tokenizer(folder: Path, digest: str, vocabulary: int) -> Tokenizer:
 @functools.lru_cache(maxsize=2)
 def _blocks(folder: Path, digest: str) -> tuple[list[str], list[str], list[str]]:
     """Return the blocks of training, validation and test."""
-    files = sorted(path for path in folder.iterdir() if path.name.endswith(_SUFFIXES))
+    files = sorted(path for path in folder.iterdir() if path.name.endswith(TEXT_SUFFIXES))
     check_digest(f"the text in {folder}", digest_files(files), digest)
-    text = "\n\n".join(_read(path) for path in files)
+    return cut_blocks(files)
+
+
+def cut_blocks(files: Sequence[Path]) -> tuple[list[str], list[str], list[str]]:
+    """Return the joined texts cut into blocks: those of training, validation and test."""
+    text = "\n\n".join(read_text(path) for path in files)
     size = -(-len(text) // _BLOCKS)
     blocks = [text[start : start + size] for start in range(0, len(text), size)]
     train = [block for index, block in enumerate(blocks) if index % 10 < 8]
     return train, blocks[8::10], blocks[9::10]
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a file, gzipped or not."""
     contents = path.read_bytes()
     if path.suffix == ".gz":
         contents = gzip.decompress(contents)

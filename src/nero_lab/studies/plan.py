@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from nero_lab.choice import best_lr
 from nero_lab.progress import FindRecord
-from nero_lab.records import RunConfig, RunRecord
+from nero_lab.records import RunConfig, RunRecord, RunResult
 from nero_lab.tasks import TASKS, TaskInfo
 
 
@@ -58,6 +59,8 @@ class Case:
     arms: tuple[Arm, ...]
     notes: tuple[str, ...]
     """what the table must say besides what the runs' configurations do"""
+    reference: str = ""
+    """label of the arm against which the table sets the others' test metric, rate by rate"""
 
     @property
     def task(self) -> TaskInfo:
@@ -129,13 +132,9 @@ class Study:
 
         Among equals, and where no rate gets through on every seed, the default wins.
         """
-        ranks: dict[float, tuple[bool, float, bool]] = {}
+        outcomes: dict[float, list[RunResult]] = {}
         for lr in arm.lrs:
-            results = [record.result for record in self.records_at(arm, lr, find)]
-            if len(results) < len(self.seeds):
+            outcomes[lr] = [record.result for record in self.records_at(arm, lr, find)]
+            if len(outcomes[lr]) < len(self.seeds):
                 return None
-            finished = all(result.usable for result in results)
-            mean = sum(r.val_metric for r in results) / len(results) if finished else 0.0
-            rank = case.task.metric.rank(mean) if finished else 0.0
-            ranks[lr] = (finished, rank, lr == arm.default_lr)
-        return max(ranks, key=lambda lr: ranks[lr])
+        return best_lr(outcomes, case.task.metric, favoured=arm.default_lr)

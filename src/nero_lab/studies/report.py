@@ -8,44 +8,8 @@ from pathlib import Path
 from nero_lab.optimizers import OPTIMIZERS
 from nero_lab.progress import FindRecord
 from nero_lab.records import RunResult, commit, environment, finite, software
+from nero_lab.scores import Scores
 from nero_lab.studies.plan import Arm, Case, Study
-from nero_lab.tasks import Metric
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One number of each seed that is in; None where it was not finite."""
-
-    values: tuple[float | None, ...]
-    wanted: int
-    diverged: int
-    metric: Metric
-
-    @property
-    def finite(self) -> list[float]:
-        """Return the numbers that are finite, the best first."""
-        known = [value for value in self.values if value is not None and abs(value) < float("inf")]
-        return sorted((v for v in known if v == v), key=self.metric.rank, reverse=True)
-
-    @property
-    def mean(self) -> float | None:
-        """Return the mean over all seeds that are in, None where one has no number."""
-        known = self.finite
-        return sum(known) / len(known) if known and len(known) == len(self.values) else None
-
-    def __str__(self) -> str:
-        """Return "mean [worst, best]", and what the reader must know about it."""
-        if not self.values:
-            return "-"
-        text = "not finite" if self.mean is None else f"{self.mean:.4f}"
-        if self.mean is not None and len(self.values) > 1:
-            text += f" [{self.finite[-1]:.4f}, {self.finite[0]:.4f}]"
-        remarks = []
-        if self.diverged:
-            remarks.append(f"{self.diverged} diverged")
-        if len(self.values) < self.wanted:
-            remarks.append(f"{len(self.values)} of {self.wanted} seeds")
-        return text + (f" ({', '.join(remarks)})" if remarks else "")
 
 
 @dataclass(frozen=True)
@@ -114,6 +78,7 @@ def headings(case: Case) -> tuple[str, ...]:
         f"val {metric}",
         f"test {metric}",
         f"val {metric} by lr",
+        *((f"test {metric} against {case.reference}, by lr",) if case.reference else ()),
         "time of a run",
     )
 
@@ -136,6 +101,7 @@ def table_cells(case: Case, rows: Sequence[Row]) -> list[tuple[str, ...]]:
                 str(test),
                 *best,
                 ", ".join(f"{lr:g}: {_short(v)}" for lr, (v, _) in sorted(row.by_lr.items())),
+                *((_against(row, rows, case.reference),) if case.reference else ()),
                 f"{row.seconds:.1f} s" if row.steps else "-",
             )
         )
@@ -144,6 +110,18 @@ def table_cells(case: Case, rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 def _is_transfer(case: Case) -> bool:
     return case.arms[0].on_source is not None
+
+
+def _against(row: Row, rows: Sequence[Row], label: str) -> str:
+    """Return by how much a row's mean test metric differs from the reference's, rate by rate."""
+    reference = next(other for other in rows if other.arm.label == label)
+    if row is reference:
+        return "-"
+    told = []
+    for lr, (_, test) in sorted(row.by_lr.items()):
+        ours, theirs = test.mean, reference.by_lr[lr][1].mean
+        told.append(f"{lr:g}: {ours / theirs - 1:+.2%}" if ours and theirs else f"{lr:g}: -")
+    return ", ".join(told)
 
 
 def _short(scores: Scores) -> str:
@@ -155,7 +133,10 @@ def settings(study: Study, case: Case, rows: Sequence[Row]) -> list[str]:
     run, metric = case.arms[0].template, case.task.metric
     digests = run.data.get("digests") or {"data": run.data.get("digest")}
     named = ", ".join(f"{name} {value}" for name, value in digests.items() if value)
-    model = ", ".join(f"{key} {value}" for key, value in run.model.items() if key != "tied")
+    told_by_arms = ("tied", "dtype")
+    model = ", ".join(
+        f"{key} {value}" for key, value in run.model.items() if key not in told_by_arms
+    )
     told = [
         f"Data: {case.task.data}{f'; digest of the files: {named}' if named else ''}.",
         f"Model: {model}.",

@@ -72,7 +72,7 @@ class Arm:
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
     """beside or instead of the table's"""
     groups: Mapping[str, Any] | None = None
-    """arguments of `nero.param_groups` besides the model; None: all parameters in one group"""
+    """arguments of `nero.param_groups` besides the model; None: the preset's"""
     model: Mapping[str, Any] = field(default_factory=dict)
     """beside or instead of the preset's"""
     published: tuple[Published, ...] = ()
@@ -92,6 +92,9 @@ class Preset:
     model: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     loss: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, Any] | None = None
+    """arguments of `nero.param_groups` besides the model, such as which layer is the head, for the
+    optimisers whose row in the table is `by_neuron`; None: the preset "paper" and no more"""
     clip_norm: float | None = None
     """the most that the norm of all gradients together may be"""
     eval_every: int = 1

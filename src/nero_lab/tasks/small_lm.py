@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nero_lab.data.parts import Parts
@@ -36,16 +37,19 @@ class SmallLM:
         learned = train_tokenizer(Path(folders[tokenizer]), digests[tokenizer], vocabulary)
         return load_text(Path(folders[corpus]), digests[corpus], learned, **options)
 
-    def model(self, **options: Any) -> nn.Module:
-        """Return the network; options: vocabulary, context, depth, width, heads, tied."""
-        return SmallGPT(**options)
+    def model(self, *, dtype: str = "float32", **options: Any) -> nn.Module:
+        """Return the network in a dtype; options: vocabulary, context, depth, width, heads, tied.
+
+        Its initial weights are drawn in float32 whatever the dtype.
+        """
+        return SmallGPT(**options).to(getattr(torch, dtype))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy of outputs (rows, tokens, vocabulary), in nats."""
-        return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+        return nn.functional.cross_entropy(outputs.flatten(0, 1).float(), targets.flatten())
 
     def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy, in nats, summed over the tokens."""
         return nn.functional.cross_entropy(
-            outputs.flatten(0, 1), targets.flatten(), reduction="sum"
+            outputs.flatten(0, 1).float(), targets.flatten(), reduction="sum"
         )

@@ -7,7 +7,16 @@ from nero_lab.imports import is_import_path, load_module, load_object
 from nero_lab.tasks.base import Task
 
 PAPER_TASKS: Mapping[str, str] = {
+    "ablation": "nero_lab.tasks.ablation:Ablation",
+    "granularity": "nero_lab.tasks.granularity:Granularity",
+    "cwn": "nero_lab.tasks.cwn:CentredWeightNormMLP",
     "deep-mlp": "nero_lab.tasks.deep_mlp:DeepMLP",
+    "imagenet": "nero_lab.tasks.imagenet:ImageNet",
+    "cgan": "nero_lab.tasks.cgan:ConditionalGAN",
+    "cifar": "nero_lab.tasks.cifar:Cifar",
+    "wikitext2": "nero_lab.tasks.wikitext2:WikiText2",
+    "translation": "nero_lab.tasks.translation:Translation",
+    "pong": "nero_lab.tasks.pong:Pong",
 }
 """Where each one stands; imported when it is asked for."""
 

@@ -1,0 +1,34 @@
+"""The paper's figure 1: Nero with both of its constraints, with one, and with none."""
+
+from dataclasses import replace
+from typing import ClassVar
+
+from nero_lab.tasks import cifar
+from nero_lab.tasks.base import Arm
+
+_GRID = (0.01, 0.02, 0.04, 0.06, 0.08, 0.10)
+_CPU_GRID = (0.01, 0.02, 0.06)
+_CONSTRAINTS = (
+    ("nero-none", "none"),
+    ("nero-mean", "mean only"),
+    ("nero-norm", "norm only"),
+    ("nero", "both"),
+)
+
+
+def _arms(grid: tuple[float, ...]) -> tuple[Arm, ...]:
+    return tuple(Arm(name, label, name, grid) for name, label in _CONSTRAINTS)
+
+
+PAPER = replace(cifar.PAPER, arms=_arms(_GRID), model={"network": "vgg11"})
+CPU = replace(cifar.VGG11_CPU, arms=_arms(_CPU_GRID))
+TINY = replace(cifar.TINY, arms=_arms((0.01,)))
+
+
+class Ablation(cifar.Cifar):
+    """Classify CIFAR-10 with a VGG-11 under the four on-off combinations of the constraints."""
+
+    name = "ablation"
+    figure = "1"
+    title = "Nero's two constraints, on and off: VGG-11 on CIFAR-10"
+    presets: ClassVar = {preset.name: preset for preset in (PAPER, CPU, TINY)}

@@ -1,0 +1,125 @@
+"""A checkpoint is whole or not there."""
+
+import errno
+import os
+import random
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nero_lab import checkpoints as module
+from nero_lab.checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    rng_state,
+    set_rng_state,
+    weights_digest,
+)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(tmp_path / "run")
+
+
+def state(step: int) -> dict:
+    return {"step": step, "weights": torch.full((100,), float(step))}
+
+
+def names(kept: Checkpoints) -> list[str]:
+    return sorted(path.name for path in kept.folder.iterdir())
+
+
+def test_the_newest_of_the_last_two_is_loaded(kept: Checkpoints):
+    assert kept.load() is None
+    for step in (9, 10, 11):
+        kept.save(state(step), step)
+    assert names(kept) == ["step-10.pt", "step-11.pt"]
+    loaded = kept.load()
+    assert loaded is not None
+    assert loaded["step"] == 11
+    assert torch.equal(loaded["weights"], state(11)["weights"])
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "header"])
+def test_a_damaged_one_is_passed_over(kept: Checkpoints, damage: str):
+    kept.save(state(1), 1)
+    path = kept.save(state(2), 2)
+    contents = bytearray(path.read_bytes())
+    if damage == "flip":
+        contents[len(contents) // 2] ^= 1
+    elif damage == "header":
+        contents[0] ^= 1
+    path.write_bytes({"cut": contents[:-7], "empty": b""}.get(damage, contents))
+    with pytest.warns(UserWarning, match=r"step-2\.pt is damaged"):
+        loaded = kept.load()
+    assert loaded is not None
+    assert loaded["step"] == 1
+
+
+def test_a_full_disk_leaves_the_last_good_one(kept: Checkpoints, monkeypatch):
+    good = kept.save(state(1), 1)
+
+    def full(self, data) -> int:
+        self.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise self.error
+
+    monkeypatch.setattr(module._Hashing, "write", full)
+    with pytest.raises(CheckpointError, match=rf"No space left.*last good one is {good}.*--out"):
+        kept.save(state(2), 2)
+    assert names(kept) == ["step-1.pt"]
+
+
+def test_a_limit_on_file_size_is_met_as_a_full_disk_is(kept: Checkpoints):
+    kept.save(state(1), 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python ignores the signal that comes with it, so that writing fails as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="File too large"):
+            kept.save(state(2), 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(kept) == ["step-1.pt"]
+    assert kept.load() is not None
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"cannot keep checkpoints in .*file/run.*--out"):
+        Checkpoints(tmp_path / "file" / "run")
+
+
+def test_clear_leaves_nothing(kept: Checkpoints):
+    kept.save(state(1), 1)
+    (kept.folder / "step-2.tmp").write_text("")
+    kept.clear()
+    assert not kept.folder.exists()
+
+
+def draw() -> tuple:
+    return torch.rand(3).tolist(), random.random(), np.random.rand(), np.random.randn()  # noqa: NPY002
+
+
+def test_generators_go_on_where_they_were(kept: Checkpoints):
+    draw()
+    kept.save({"rng": rng_state()}, 1)
+    first = draw()
+    draw()
+    loaded = kept.load()
+    assert loaded is not None
+    set_rng_state(loaded["rng"])
+    assert draw() == first
+
+
+def test_digest_of_weights_sees_every_bit_and_name():
+    model = nn.Linear(3, 2).to(torch.bfloat16)
+    before = weights_digest(model)
+    assert weights_digest(model) == before
+    with torch.no_grad():
+        model.bias[1] = model.bias[1].nextafter(torch.tensor(9.0, dtype=torch.bfloat16))
+    assert weights_digest(model) != before

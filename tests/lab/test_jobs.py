@@ -1,0 +1,190 @@
+"""Sweeps: each run once, whatever dies."""
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from lab.fake_runs import die_always, die_once, made_up, never_end, work
+from nero_lab.jobs import RETRIES, Event, Job, JobMaker, run_jobs
+from nero_lab.local_pool import local_pool
+from nero_lab.runs import Records, Run, plan_run
+from nero_lab.tasks.base import FoundData
+from nero_lab.tasks.table import load_task
+
+
+@dataclass
+class FakeMaker(JobMaker):
+    """Needs no data."""
+
+    def make(self, run: Run) -> Job:
+        run = run.on(FoundData("none", "0"))
+        return Job(run, run.task, checkpoints=self.out / "checkpoints" / run.run_id)
+
+
+@pytest.fixture
+def runs() -> list[Run]:
+    task = load_task("deep-mlp")
+    preset = task.presets["tiny"]
+    return [
+        plan_run(task, preset, preset.arms[0], lr, seed) for lr in (0.01, 0.1) for seed in (0, 1, 2)
+    ]
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    return Records(tmp_path / "records")
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> FakeMaker:
+    return FakeMaker(tmp_path)
+
+
+class ThisProcess:
+    """A pool that works when it is waited for, one job at a time."""
+
+    def __init__(self, outcome=lambda job: Event("finished", job, result=made_up(job.run))) -> None:
+        self.outcome = outcome
+        self.queue: list[Job] = []
+        self.submitted: list[str] = []
+
+    def submit(self, job: Job) -> None:
+        self.queue.append(job)
+        self.submitted.append(job.run.run_id)
+
+    def wait(self) -> list[Event]:
+        job = self.queue.pop(0)
+        return [Event("started", job), self.outcome(job)]
+
+
+def recorded(records: Records) -> dict[str, str]:
+    """Return what was measured, by run, without times."""
+    return {r.run.run_id: r.result.weights for r in records.of_task("deep-mlp")}
+
+
+def expected(runs: Sequence[Run], maker: FakeMaker) -> dict[str, str]:
+    found = [maker.make(run).run for run in runs]
+    return {run.run_id: made_up(run).weights for run in found}
+
+
+def test_each_run_is_trained_and_recorded_once(runs, records, maker):
+    pool = ThisProcess()
+    assert run_jobs(lambda: runs, records, pool, maker) == []
+    assert recorded(records) == expected(runs, maker)
+    again = ThisProcess()
+    run_jobs(lambda: [*runs, replace(runs[0], seed=9)], records, again, maker)
+    assert len(again.submitted) == 1
+    lines = (records.folder / "deep-mlp.jsonl").read_text().splitlines()
+    assert len(lines) == len(runs) + 1
+
+
+def test_results_make_others_necessary(runs, records, maker):
+    def due() -> list[Run]:
+        return runs[: 1 + len(records.of_task("deep-mlp"))]
+
+    run_jobs(due, records, ThisProcess(), maker)
+    assert recorded(records) == expected(runs, maker)
+
+
+def test_a_record_is_told_of_once_it_is_on_the_disk(runs, records, maker):
+    seen = []
+
+    def on_event(event: Event) -> None:
+        if event.kind == "recorded":
+            seen.append(Records(records.folder).get(event.job.run) is not None)
+
+    run_jobs(lambda: runs, records, ThisProcess(), maker, on_event)
+    assert seen == [True] * len(runs)
+
+
+def test_a_run_whose_worker_dies_is_tried_again_twice_and_the_others_go_on(runs, records, maker):
+    def outcome(job: Job) -> Event:
+        if job.run.seed == 0:
+            return Event("died", job, error="signal 9")
+        return Event("finished", job, result=made_up(job.run))
+
+    pool = ThisProcess(outcome)
+    lost = run_jobs(lambda: runs, records, pool, maker)
+    assert [event.job.run.seed for event in lost] == [0, 0]
+    for event in lost:
+        assert pool.submitted.count(event.job.run.run_id) == 1 + RETRIES
+    assert recorded(records) == expected([run for run in runs if run.seed], maker)
+
+
+def test_an_error_of_a_run_is_not_tried_again_and_the_others_go_on(runs, records, maker):
+    def outcome(job: Job) -> Event:
+        if job.run == maker.make(runs[0]).run:
+            return Event("failed", job, error="ZeroDivisionError: no")
+        return Event("finished", job, result=made_up(job.run))
+
+    pool = ThisProcess(outcome)
+    (event,) = run_jobs(lambda: runs, records, pool, maker)
+    assert event.error == "ZeroDivisionError: no"
+    assert len(pool.submitted) == len(runs)
+    assert recorded(records) == expected(runs[1:], maker)
+
+
+def test_ctrl_c_keeps_what_is_finished(runs, records, maker):
+    def on_event(event: Event) -> None:
+        if len(recorded(records)) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(lambda: runs, records, ThisProcess(), maker, on_event)
+    kept = Records(records.folder)
+    assert len(recorded(kept)) == 2
+    pool = ThisProcess()
+    run_jobs(lambda: runs, kept, pool, maker)
+    assert len(pool.submitted) == len(runs) - 2
+    assert recorded(kept) == expected(runs, maker)
+
+
+@pytest.mark.timeout(120)
+def test_processes_give_the_records_that_an_undisturbed_sweep_gives(runs, records, maker):
+    kinds = []
+    with local_pool(2, die_once) as pool:
+        lost = run_jobs(lambda: runs, records, pool, maker, lambda e: kinds.append(e.kind))
+    assert lost == []
+    assert kinds.count("died") == 2
+    assert recorded(records) == expected(runs, maker)
+
+
+@pytest.mark.timeout(120)
+def test_processes_report_death_and_error(runs, records, maker):
+    with local_pool(1, die_always) as pool:
+        lost = run_jobs(lambda: runs[:3], records, pool, maker)
+    assert {(event.kind, event.error) for event in lost} == {
+        ("died", "signal 9"),
+        ("failed", "ZeroDivisionError: no"),
+    }
+    assert recorded(records) == expected(runs[2:3], maker)
+
+
+@pytest.mark.timeout(120)
+def test_processes_report_progress_and_end_with_the_pool(runs, maker):
+    job = maker.make(runs[0])
+    with local_pool(1, never_end) as pool:
+        pool.submit(job)
+        events: list[Event] = []
+        while len(events) < 2:
+            events += pool.wait()
+        assert [event.kind for event in events] == ["started", "moved"]
+        assert events[1].progress is not None
+        assert events[1].progress.step == 1
+        (pid,) = pool.process_ids()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_killed_while_idle_costs_nothing(runs, records, maker):
+    with local_pool(1, work) as pool:
+        for known in (runs[:1], runs[:2]):
+            assert run_jobs(lambda known=known: known, records, pool, maker) == []
+            for pid in pool.process_ids():
+                os.kill(pid, signal.SIGKILL)
+    assert recorded(records) == expected(runs[:2], maker)
