@@ -9,10 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nero.distributed.shards import as_dtensor, distribute, full, is_dtensor, shards_of
 from nero.geometry import working_dtype
 from nero.groups import check_hyperparameters, layout_of, new_seed, parameter_name
 from nero.kernels.single import constraints
-from nero.neurons import normalize_axes
+from nero.neurons import NeuronLayout, normalize_axes
+
+# State of which a parameter has one number, the same in every process.
+PER_TENSOR = ("step", "scale", "seed")
 
 
 @dataclass
@@ -89,8 +93,37 @@ def _fit_parameter(
                 f"the loaded state {key!r} of {name} has shape {tuple(value.shape)}, but "
                 f"neuron_axes {group['neuron_axes']} want {shape}"
             )
+        try:
+            value = _spread(value, p, key, layout)
+        except ValueError as error:
+            raise ValueError(f"the loaded state {key!r} of {name} {error}") from None
         state[key] = _placed(value, p, key, group["capturable"])
     return state
+
+
+def _spread(value: Tensor, p: Tensor, key: str, layout: NeuronLayout) -> Tensor:
+    """A whole tensor, or a DTensor on the parameter's mesh, as the state of a DTensor lies."""
+    if not is_dtensor(p):
+        if is_dtensor(value):
+            raise ValueError(
+                "is a DTensor, the parameter is not: load it with torch.distributed.checkpoint, "
+                "which gathers what was saved in parts, or save full_tensor() of it"
+            )
+        return value
+    if key in PER_TENSOR:
+        return full(value)
+    mesh = as_dtensor(p).device_mesh
+    placements = as_dtensor(p).placements
+    if key != "exp_avg":
+        placements = shards_of(p, layout).placements
+    if not is_dtensor(value):
+        return distribute(value, mesh, placements)
+    if as_dtensor(value).device_mesh != mesh:
+        raise ValueError(
+            f"is on {as_dtensor(value).device_mesh}, the parameter on {mesh}: load it with "
+            "torch.distributed.checkpoint, which reads what was saved on another mesh"
+        )
+    return as_dtensor(value).redistribute(placements=placements)
 
 
 def _placed(value: Tensor, p: Tensor, key: str, capturable: bool) -> Tensor:

@@ -222,3 +222,10 @@ def _gathered(x: Tensor, shards: Shards) -> list[Placement]:
 
     placements = as_dtensor(x).placements
     return [Replicate() if dim in shards.cut else each for dim, each in enumerate(placements)]
+
+
+def distribute(value: Tensor, mesh: DeviceMesh, placements: Sequence[Placement]) -> Tensor:
+    """A tensor that every process has, as a DTensor of which each keeps its part; sends nothing."""
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(mesh.device_type), mesh, list(placements), src_data_rank=None)
