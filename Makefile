@@ -1,7 +1,7 @@
 # Each target makes the environment in .venv when it is missing or out of date, and reuses it after.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs bench constraints clean
+.PHONY: help demo test soak lint docs bench constraints clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -50,6 +50,10 @@ demo: $(READY) ## Train 50- and 100-layer networks with Nero and its peers; writ
 
 test: $(READY) ## Run the tests on two processes, with the coverage of src/nero
 	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+
+soak: $(READY) ## Fuzz for long, then train for 20 minutes and watch the memory
+	@NERO_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/test_operations.py -k every_step --timeout=3600
+	@$(BIN)/python tests/soak.py --minutes 20
 
 lint: $(READY) ## Check style, types and spelling, changing nothing
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from nero.heads import Named, declared_head, find_named, traced_heads
 from nero.neurons import NeuronLayout, normalize_axes
-from nero.registry import find_row, qualified_name
+from nero.registry import find_row, own_type, qualified_name
 from nero.registry_rows import PER_ENTRY_ROLES, ROLES, Axes, every_axis, vectors
 from nero.registry_torch import reparametrized
 
@@ -196,7 +196,7 @@ def _assign_one(
     return Assignment(
         names=names,
         parameter=p,
-        owner=qualified_name(type(claims[0].module)),
+        owner=qualified_name(own_type(claims[0].module)),
         role=role,
         layout=_agreed_layout(p, claims, axes),
         options=options,
@@ -250,12 +250,12 @@ def _agreed_layout(
 
 
 def _says(claim: Claim, layout: NeuronLayout) -> str:
-    kind = type(claim.module).__name__
+    kind = own_type(claim.module).__name__
     return f"{claim.name!r} ({kind}) has neuron_axes {layout.neuron_axes}"
 
 
 def _unknown_owner(p: nn.Parameter, claim: Claim) -> str:
-    called = qualified_name(type(claim.module))
+    called = qualified_name(own_type(claim.module))
     return (
         f"parameter {claim.name!r} of shape {tuple(p.shape)} belongs to a {called}, whose neurons "
         "are not known. Say which of its axes count neurons (output units), the others being "

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nero.distributed.shards import is_dtensor, shards_of
 from nero.geometry import working_dtype
 from nero.kernels.single import Hyper
 from nero.neurons import AxisSpec, NeuronLayout, normalize_axes
@@ -80,7 +81,9 @@ def check_group(group: Mapping[str, Any]) -> None:
         if not p.is_floating_point():
             raise TypeError(f"{name} is {p.dtype}; Nero updates real floating-point tensors")
         try:
-            layout_of(p, group)
+            layout = layout_of(p, group)
+            if is_dtensor(p):
+                shards_of(p, layout)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 

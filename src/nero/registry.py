@@ -79,6 +79,12 @@ def qualified_name(module_type: type) -> str:
     return f"{module_type.__module__}.{module_type.__qualname__}"
 
 
+def own_type(module: nn.Module) -> type[nn.Module]:
+    """The module's type, without the one that FSDP2's `fully_shard` has put before it."""
+    bases = type(module).__bases__
+    return bases[1] if bases[0].__name__ == "FSDPModule" and len(bases) == 2 else type(module)
+
+
 @functools.lru_cache(maxsize=4096)
 def _rows(module_type: type[nn.Module]) -> tuple[Row, ...]:
     """All rows of a type and its bases: the users' before the built-in, each nearest base first."""

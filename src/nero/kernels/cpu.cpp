@@ -12,7 +12,9 @@
 namespace nero {
 namespace {
 
-constexpr int64_t CHUNK = 1 << 15;           // entries that a thread takes at a time
+// Entries that a thread takes at a time: long stretches of memory, but enough of them that threads
+// finish together.
+constexpr int64_t LEAST_CHUNK = 1 << 15, MOST_CHUNK = 1 << 19, CHUNKS_PER_THREAD = 32;
 constexpr int64_t SCRATCH = 192 << 10;       // bytes of gathered neurons per thread, or one neuron
 constexpr int64_t MAX_GATHERED = 16;         // as in cpu_rows.cpp
 constexpr int64_t MAX_LANES = 16;            // neurons in a block of lanes
@@ -66,6 +68,11 @@ int64_t scratch_neuron_bytes(const Tensor& t) {
 int64_t gathered_at_once(const Tensor& t) {
   int64_t fit = SCRATCH / scratch_neuron_bytes(t);
   return fit < 1 ? 1 : fit > MAX_GATHERED ? MAX_GATHERED : fit;
+}
+
+int64_t chunk_entries(int64_t entries, int threads) {
+  const int64_t share = entries / (CHUNKS_PER_THREAD * (threads > 1 ? threads : 1));
+  return share < LEAST_CHUNK ? LEAST_CHUNK : share > MOST_CHUNK ? MOST_CHUNK : share;
 }
 
 struct Job {
@@ -161,20 +168,21 @@ NERO_EXPORT int64_t nero_step(const nero::Tensor* tensors, const uint64_t* w, co
     if (set.supported() && !std::strcmp(set.name, instruction_set)) job.update = set.update;
   if (!job.update) return -1;
   int64_t total = 0, entries = 0;
+  for (int64_t i = 0; i < count; ++i) entries += tensors[i].neuron_count * tensors[i].fan_in;
+  const int64_t chunk = nero::chunk_entries(entries, threads);
   job.works.reserve(count);
   job.per_chunk.reserve(count);
   job.chunks.reserve(count);
   for (int64_t i = 0; i < count; ++i) {
     const nero::Tensor& t = tensors[i];
     job.works.push_back(nero::start(t, *group, (void*)w[i], (const void*)g[i]));
-    int64_t size = nero::CHUNK / (t.fan_in > 0 ? t.fan_in : 1);
+    int64_t size = chunk / (t.fan_in > 0 ? t.fan_in : 1);
     int64_t together = job.works.back().scratch_neurons;
     // Whole blocks of lanes, so that the same neurons share one however the threads are.
     if (together && (size = size / nero::MAX_LANES * nero::MAX_LANES) < nero::MAX_LANES) size = nero::MAX_LANES;
     if (size < 1) size = 1;
     job.per_chunk.push_back(size);
     job.chunks.push_back(total += (t.neuron_count + size - 1) / size);
-    entries += t.neuron_count * t.fan_in;
     if (together) {
       int64_t bytes = together * nero::scratch_neuron_bytes(t);
       if (bytes > job.scratch) job.scratch = bytes;
