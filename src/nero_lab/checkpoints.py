@@ -50,6 +50,41 @@ class _Hashing(io.RawIOBase):
         return len(data)
 
 
+def _save(state: Mapping[str, Any], file: BinaryIO) -> bytes:
+    """Write a state to a file and return the digest of what was written."""
+    hashing = _Hashing(file)
+    try:
+        torch.save(dict(state), cast(BinaryIO, hashing))
+    except Exception:
+        if hashing.error is not None:
+            raise hashing.error from None
+        raise
+    return hashing.digest.digest()
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's state_dict, under its own name only when it is whole.
+
+    Raises:
+        CheckpointError: it could not be written.
+    """
+    unfinished = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
+            _save(model.state_dict(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        if unfinished.parent.is_dir():
+            unfinished.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"cannot write the weights {path}: {error.strerror or error}; the checkpoint of the "
+            "end stays. Make room and give the same command again"
+        ) from error
+
+
 class Checkpoints:
     """The checkpoints of one run, in a folder of their own.
 
@@ -108,15 +143,9 @@ class Checkpoints:
     def _write(self, path: Path, state: Mapping[str, Any]) -> None:
         with path.open("wb") as file:
             file.write(_MAGIC + bytes(_DIGEST_SIZE))
-            hashing = _Hashing(file)
-            try:
-                torch.save(dict(state), cast(BinaryIO, hashing))
-            except Exception:
-                if hashing.error is not None:
-                    raise hashing.error from None
-                raise
+            digest = _save(state, file)
             file.seek(len(_MAGIC))
-            file.write(hashing.digest.digest())
+            file.write(digest)
             file.flush()
             os.fsync(file.fileno())
 

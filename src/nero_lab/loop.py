@@ -19,6 +19,7 @@ from nero_lab.checkpoints import (
     CheckpointError,
     Checkpoints,
     rng_state,
+    save_weights,
     set_rng_state,
     weights_digest,
 )
@@ -250,10 +251,7 @@ class Loop:
         measured = {name: self._evaluate(part) for name, part in parts.items()}
         self._set_mode(training=False)
         if self.context.weights is not None and self.fabric.is_global_zero:
-            self.context.weights.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = self.context.weights.with_suffix(".tmp")
-            torch.save(self.raw_model.state_dict(), unfinished)
-            unfinished.replace(self.context.weights)
+            save_weights(self.raw_model, self.context.weights)
         return Result(
             status="diverged" if state.diverged else "finished",
             steps=state.step,

@@ -16,6 +16,7 @@ from nero_lab.checkpoints import (
     CheckpointError,
     Checkpoints,
     rng_state,
+    save_weights,
     set_rng_state,
     weights_digest,
 )
@@ -86,6 +87,21 @@ def test_a_limit_on_file_size_is_met_as_a_full_disk_is(kept: Checkpoints):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert names(kept) == ["step-1.pt"]
     assert kept.load() is not None
+
+
+def test_weights_are_whole_or_not_there(tmp_path: Path):
+    path = tmp_path / "weights" / "a.pt"
+    model = nn.Linear(20, 20)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot write the weights .*File too large"):
+            save_weights(model, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(path.parent.iterdir())
+    save_weights(model, path)
+    assert torch.equal(torch.load(path, weights_only=True)["weight"], model.weight)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
