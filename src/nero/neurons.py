@@ -166,6 +166,15 @@ def blocks_by_axis(neuron_axes: tuple[AxisSpec, ...], shape: tuple[int, ...]) ->
     """Each neuron axis, counted from the front, and into how many blocks it is cut.
 
     An axis that counts neurons entry by entry has as many blocks as entries.
+
+    Raises:
+        ValueError: an axis that the shape does not have or that is named twice, or blocks that do
+            not divide it.
+
+    Example:
+        >>> from nero.neurons import blocks_by_axis
+        >>> blocks_by_axis((0, (-1, 2)), (3, 8))
+        {0: 3, 1: 2}
     """
     rank = len(shape)
     blocks: dict[int, int] = {}
