@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nero_lab.paper import judges
-from nero_lab.paper.judges import SCALE, SPREAD, STUCK, TUNING, Answer, Evidence
+from nero_lab.paper.judges import ENOUGH, SCALE, SPREAD, STUCK, TUNING, Answer, Evidence
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ CLAIMS = (
         "Nero trains reliably without momentum or weight decay.",
         "An experiment (on each network) agrees if at Nero's best rate every seed finishes, learns "
         f"something, and the worst seed is within {SPREAD:.0%} of the mean. Holds: all that are "
-        "measured agree; in part: at least half. Figures 1 and 2 train a network of figure 6 again "
-        "and do not count here.",
+        f"measured agree, and these are {ENOUGH} at least; in part: half of them do. Figures 1 and "
+        "2 train a network of figure 6 again and do not count here.",
         judges.reliable,
     ),
     Claim(
@@ -50,8 +50,8 @@ CLAIMS = (
         "The learning rate needs little or no tuning: 0.01 works out of the box.",
         "An experiment (on each network) agrees if Nero's mean at 0.01 is no worse than at the "
         f"best rate of its grid by more than {TUNING:.0%}, and no seed diverges. Where it learns "
-        "nothing at any rate does not count. Holds: all that are measured agree; in part: at least "
-        "half.",
+        "nothing at any rate does not count. Holds: all that are measured agree, and these are "
+        f"{ENOUGH} at least; in part: half of them do.",
         judges.untuned,
     ),
     Claim(

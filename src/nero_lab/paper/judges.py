@@ -24,6 +24,8 @@ TUNING = 0.05
 """How far the rate out of the box may be from the best one, relative to it, to count as tuned."""
 PARTS_OF_OTHERS = ("ablation", "granularity")
 """Experiments whose Nero is figure 6's on VGG-11 again; it is not counted thrice."""
+ENOUGH = 4
+"""On how many experiments at least a claim about all of them has to be seen to hold."""
 STUCK = 2.0
 """Below so many times chance, a network counts as not having learned."""
 SCALE = 0.05
@@ -67,6 +69,12 @@ def _counted(good: int, of: int) -> Verdict:
     return "holds" if good == of else "holds in part" if 2 * good >= of else "does not hold"
 
 
+def _over_experiments(good: Sequence[bool], experiments: set[str]) -> Verdict:
+    """Return the verdict on a claim about all experiments, by the arms that agree."""
+    verdict = _counted(sum(good), len(good))
+    return "holds in part" if verdict == "holds" and len(experiments) < ENOUGH else verdict
+
+
 def _learned(scores: Scores) -> bool:
     """Return whether every seed got beyond what an untrained network reaches."""
     threshold = learned_from(scores.metric)
@@ -92,7 +100,7 @@ def _cases(evidence: Evidence, optimizer: str) -> Iterator[tuple[Measured, Serie
 
 def reliable(evidence: Evidence) -> Answer:
     """Return how far Nero's seeds are apart."""
-    told, good = [], []
+    told, good, experiments = [], [], set()
     for measured, series in _cases(evidence, "nero"):
         scores = _all_seeds(series, series.best_lr)
         if scores is None:
@@ -104,13 +112,14 @@ def reliable(evidence: Evidence) -> Answer:
             and _near(worst, scores.mean, scores, within=SPREAD)
         )
         good.append(fine)
+        experiments.add(measured.name)
         told.append(
             f"{_on(measured)}, {series.label}: {scores} at {series.best_lr:g}"
             f"{'' if fine else ', which is not reliable'}."
         )
     if not good:
         return _unmeasured("Nero at its best rate in any experiment")
-    return Answer(_counted(sum(good), len(good)), (_score(good, "reliable"), *told))
+    return Answer(_over_experiments(good, experiments), (_score(good, "reliable"), *told))
 
 
 def _score(good: Sequence[bool], what: str) -> str:
@@ -119,11 +128,12 @@ def _score(good: Sequence[bool], what: str) -> str:
 
 def untuned(evidence: Evidence) -> Answer:
     """Return how far 0.01 is from the best rate."""
-    told, good = [], []
+    told, good, experiments = [], [], set()
     for measured, series in _cases(evidence, "nero"):
         near = _needs_no_tuning(series)
         if near is not None:
             good.append(near)
+            experiments.add(measured.name)
             told.append(
                 f"{_on(measured)}, {series.label}: {series.out_of_the_box} at "
                 f"{series.default_lr:g}, {series.best} at {series.best_lr:g}"
@@ -136,7 +146,8 @@ def untuned(evidence: Evidence) -> Answer:
         if peers := [near for near in found if near is not None]:
             label = OPTIMIZERS[peer].label
             told.append(f"For comparison, {label}: {_score(peers, 'no tuning needed')}")
-    return Answer(_counted(sum(good), len(good)), (_score(good, "no tuning needed"), *told))
+    verdict = _over_experiments(good, experiments)
+    return Answer(verdict, (_score(good, "no tuning needed"), *told))
 
 
 def _needs_no_tuning(series: Series) -> bool | None:
