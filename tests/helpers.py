@@ -14,9 +14,6 @@ from optimizer_table import CONSTRAINTS, PATHS, PathRow, names
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 every_path = pytest.mark.parametrize("path", PATHS, ids=names(PATHS))
-# `fused=True` refuses stochastic rounding for as long as the kernel does not do it.
-ROUNDING_PATHS = [row for row in PATHS if not row.options.get("fused")]
-every_rounding_path = pytest.mark.parametrize("path", ROUNDING_PATHS, ids=names(ROUNDING_PATHS))
 every_constraint = pytest.mark.parametrize("constraint", CONSTRAINTS.values(), ids=CONSTRAINTS)
 every_momentum = pytest.mark.parametrize("momentum", [0.0, 0.9])
 

@@ -14,7 +14,6 @@ from helpers import (
     bits,
     build,
     every_path,
-    every_rounding_path,
     give_gradients,
     network,
     snapshot,
@@ -216,7 +215,7 @@ def test_bfloat16_gradients_down_to_its_smallest_normal_number_count_in_full(pat
     torch.testing.assert_close(turned(before, w), angle, rtol=0.02, atol=0)
 
 
-@every_rounding_path
+@every_path
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 def test_pure_float16_trains_under_a_constant_scale(path: PathRow, rounding: str):
     """What GradScaler does not do: it refuses gradients in float16."""
@@ -243,7 +242,7 @@ def test_pure_float16_trains_under_a_constant_scale(path: PathRow, rounding: str
     assert loss(0).item() < 0.8 * start
 
 
-@every_rounding_path
+@every_path
 def test_skipping_a_step_leaves_the_noise_where_it_was(path: PathRow):
     """The noise follows the parameter's own step count, which a skipped step does not move."""
     params = weights_like((4, 6), (4, 6), dtype=torch.bfloat16)

@@ -89,30 +89,39 @@ def test_the_kernel_computes_what_the_rule_computes(
         torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
+every_rounding = pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+
+
 @every_dtype
+@every_rounding
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype, momentum: float):
+def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype, rounding: str, momentum: float):
     threads, results = torch.get_num_threads(), []
     try:
         for number in (1, 2, 4):
             torch.set_num_threads(number)
-            results.append(bits(trained(dtype, momentum=momentum)))
+            results.append(bits(trained(dtype, momentum=momentum, rounding=rounding)))
     finally:
         torch.set_num_threads(threads)
     assert results[0] == results[1] == results[2]
 
 
 @every_dtype
+@every_rounding
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_the_instruction_set_changes_no_bit(
-    dtype: torch.dtype, momentum: float, library: Library, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype,
+    rounding: str,
+    momentum: float,
+    library: Library,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     used, results = [], []
     for name in library.instruction_sets:
         monkeypatch.setattr("nero.dispatch.load", lambda name=name: Library(forced=name))
         params = [nn.Parameter(torch.randn(2, 3))]
         used.append(nero.Nero(params).path)
-        results.append(bits(trained(dtype, momentum=momentum)))
+        results.append(bits(trained(dtype, momentum=momentum, rounding=rounding)))
     assert [name for name, path in zip(library.instruction_sets, used, strict=True) if name in path]
     assert all(result == results[0] for result in results)
 

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 import rounding_oracle as oracle
 from helpers import (
-    ROUNDING_PATHS,
     bits,
     build,
     every_path,
-    every_rounding_path,
     give_gradients,
     tangent,
     through_file,
@@ -25,7 +23,7 @@ from nero import Nero, NeuronLayout, geometry
 from nero.groups import hyper_of
 from nero.kernels.single import _single_tensor_nero, tensor_step
 from nero.rounding import Place, noise_bits, noise_keys, parameter_seed, round_stochastically
-from optimizer_table import TENSORS, PathRow, names
+from optimizer_table import PATHS, TENSORS, PathRow, names
 
 CPU = torch.device("cpu")
 LOW = (torch.bfloat16, torch.float16)
@@ -163,7 +161,7 @@ def test_only_what_the_nearest_would_make_infinite_becomes_infinite(dtype: torch
         assert actual.isinf().tolist() == [False, False, False, True, True] * 2
 
 
-@every_rounding_path
+@every_path
 @every_low_dtype
 def test_steps_too_short_for_the_nearest_add_up(path: PathRow, dtype: torch.dtype):
     start = geometry.project_(torch.randn(8, 512), NeuronLayout((8, 512))).to(dtype)
@@ -185,7 +183,7 @@ def test_steps_too_short_for_the_nearest_add_up(path: PathRow, dtype: torch.dtyp
     assert moved["stochastic"] == pytest.approx(1, abs=0.05)
 
 
-@every_rounding_path
+@every_path
 @every_low_dtype
 def test_neurons_stay_balanced_to_the_rounding_of_their_dtype(path: PathRow, dtype: torch.dtype):
     params = [nn.Parameter(torch.randn(16, 256).to(dtype)) for _ in range(2)]
@@ -200,7 +198,7 @@ def test_neurons_stay_balanced_to_the_rounding_of_their_dtype(path: PathRow, dty
             assert (w.mean(1).abs() * 256**0.5 < 1.01 * eps).all()
 
 
-@every_rounding_path
+@every_path
 @every_low_dtype
 def test_neurons_that_do_not_turn_are_not_rounded(path: PathRow, dtype: torch.dtype):
     params = [nn.Parameter(torch.randn(5, 7).to(dtype)) for _ in range(2)]
@@ -240,9 +238,9 @@ def rounding_run(path: PathRow, dtype: torch.dtype, steps: int, **options: Any) 
 
 
 @every_low_dtype
-@pytest.mark.parametrize("path", ROUNDING_PATHS[1:], ids=names(ROUNDING_PATHS[1:]))
+@pytest.mark.parametrize("path", PATHS[1:], ids=names(PATHS[1:]))
 def test_every_path_rounds_by_the_same_noise(path: PathRow, dtype: torch.dtype):
-    expected = rounding_run(ROUNDING_PATHS[0], dtype, 5)
+    expected = rounding_run(PATHS[0], dtype, 5)
     actual = rounding_run(path, dtype, 5)
     other = rounding_run(path, dtype, 5, seed=1)
     entries = sum(p.numel() for p in expected)
@@ -275,7 +273,7 @@ def test_shards_take_the_noise_of_their_place_in_the_whole(dtype: torch.dtype):
         assert bits(shard) == bits(whole.detach()[rows])
 
 
-@every_rounding_path
+@every_path
 def test_a_resumed_run_goes_on_with_the_same_noise(path: PathRow):
     shapes = ((4, 6), (4, 6), (5,))
     params = [nn.Parameter(torch.randn(shape).to(torch.bfloat16)) for shape in shapes]
@@ -328,16 +326,24 @@ def test_wider_weights_are_rounded_as_ever(path: PathRow, dtype: torch.dtype):
 
 
 @every_low_dtype
-def test_the_kernels_leave_such_weights_to_foreach(dtype: torch.dtype):
-    w = nn.Parameter(torch.randn(4, 6).to(dtype))
-    said = 'the CPU kernel does not round as rounding="stochastic" asks'
-    assert f"foreach ({said}" in Nero([w], rounding="stochastic").path
-    with pytest.raises(RuntimeError, match=f"fused=True, but parameter 0 .*: {said}"):
-        Nero([w], rounding="stochastic", fused=True)
+@pytest.mark.parametrize("exponent", [0, -20], ids=["normal", "small"])
+def test_the_cpu_kernel_rounds_the_same_numbers_to_the_same_bits(dtype: torch.dtype, exponent: int):
+    ends = []
+    for path in ({"foreach": False}, {}):
+        torch.manual_seed(0)
+        w = nn.Parameter((torch.randn(5000) * 2.0**exponent).to(dtype))
+        optimizer = Nero([w], lr=2.0 ** (exponent - 9), beta=0.0, rounding="stochastic", **path)
+        optimizer.state[w]["scale"].fill_(1)  # so that all arithmetic before rounding is exact
+        w.grad = torch.randn(5000).sign().to(dtype)
+        before = w.detach().clone()
+        optimizer.step()
+        ends.append(bits([w.detach()]))
+        assert (w.detach() != before).any()
+    assert ends[0] == ends[1]
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a .functools.lru_cache")
-@every_rounding_path
+@every_path
 def test_a_compiled_step_rounds_by_the_same_noise(path: PathRow):
     params = [nn.Parameter(torch.randn(4, 6).bfloat16()) for _ in range(2)]
     eager = copy.deepcopy(params)

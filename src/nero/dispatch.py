@@ -94,7 +94,7 @@ class Dispatch:
         else:
             if wants_kernel(group):
                 known = self._cpu_groups[place]
-                pairs = self._fused_cpu_nero(known, group, pairs, states, counts)
+                pairs = self._fused_cpu_nero(known, each, counts)
             if group["fused"]:
                 pairs = _fused_cuda_nero(group, pairs, states, counts)
         if pairs:
@@ -104,18 +104,19 @@ class Dispatch:
     def _fused_cpu_nero(
         self,
         known: CpuGroup,
-        group: dict[str, Any],
-        pairs: Pairs,
-        states: States,
+        each: LocalGroup,
         counts: list[Tensor],
     ) -> Pairs:
         """Update what the CPU kernel can take; returns what is left."""
+        group, pairs = each.group, each.pairs
         if isinstance(self._library, Missing):
             return pairs
         hyper, axes = hyper_of(group), group["neuron_axes"]
         strict = bool(group["fused"])
         ours = [(p, g) for p, g in pairs if not _on_cuda(p)] if strict else pairs
-        left, skipped = known.step(ours, states, hyper, axes, self._library, all_or_none=strict)
+        left, skipped = known.step(
+            ours, each.states, hyper, axes, self._library, all_or_none=strict, places=each.places
+        )
         if strict and left:
             raise _does_not_fit(group, *next(iter(left.items())))
         if skipped:
@@ -154,7 +155,7 @@ class Dispatch:
         if wants_kernel(group):
             g = local(p).detach() if p.grad is None else local(p.grad)
             state = {name: local(value) for name, value in state.items()}
-            reason = why_not(local(p), g, state, group["rounding"])
+            reason = why_not(local(p), g, state)
             if not reason and not isinstance(self._library, Missing):
                 return f"fused CPU kernel ({self._library.instruction_set})"
             return f"foreach ({reason})"
@@ -181,7 +182,7 @@ def check_fused(group: Mapping[str, Any]) -> None:
             elif _on_cuda(p):
                 reason = missing_triton()
             else:
-                reason = why_not(local(p), local(p).detach(), {}, group["rounding"])
+                reason = why_not(local(p), local(p).detach(), {})
             if reason:
                 raise _does_not_fit(group, p, reason)
 
@@ -190,7 +191,7 @@ def _check_parts(group: Mapping[str, Any], pairs: Pairs) -> None:
     """Refuse parts of DTensors that the kernel cannot take before any tensor is changed."""
     for p, g in pairs:
         if is_dtensor(p) and not _on_cuda(p):
-            reason = why_not(local(p), local(g), {}, group["rounding"])
+            reason = why_not(local(p), local(g), {})
             if reason:
                 raise _does_not_fit(group, p, reason)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "_cpu.so"
-SOURCES = ("cpu.h", "cpu_lanes.h", "cpu_turn.h", "cpu.cpp", "cpu_rows.cpp")
+SOURCES = ("cpu.h", "cpu_lanes.h", "cpu_turn.h", "cpu_rounding.h", "cpu.cpp", "cpu_rows.cpp")
 
 # No contraction: a product and a sum fused into one rounding on one processor and not on another
 # would make the results differ.

@@ -60,7 +60,11 @@ bool is_row(const Tensor& t) {
          (f.count == 1 && f.w[0] == 1 && f.g[0] == 1 && (f.m[0] == 1 || !t.m));
 }
 
+// Weights that are stepped in float32, in scratch, and rounded by noise.
+bool is_rounded(const Tensor& t) { return (t.flags & STOCHASTIC) && element_size(t.dtype) == 2; }
+
 int64_t scratch_neuron_bytes(const Tensor& t) {
+  if (is_rounded(t)) return scratch_row(t.fan_in) * 3 * sizeof(float);
   int64_t average = t.m ? (t.dtype == FLOAT64 ? 8 : 4) : 0;
   return scratch_row(t.fan_in) * (2 * element_size(t.dtype) + average);
 }
@@ -121,7 +125,7 @@ Work start(const Tensor& tensor, const Group& group, void* w, const void* g) {
   double debias = group.beta > 0 ? -std::expm1(t * std::log(group.beta)) : 1;
   work.debias_m = group.momentum > 0 ? -std::expm1(t * std::log(group.momentum)) : 1;
   work.rate = group.lr * std::sqrt(debias) / work.debias_m;
-  work.scratch_neurons = is_row(tensor) ? 0 : gathered_at_once(tensor);
+  work.scratch_neurons = is_rounded(tensor) ? 1 : is_row(tensor) ? 0 : gathered_at_once(tensor);
   return work;
 }
 

@@ -8,13 +8,14 @@ namespace nero {
 constexpr int MAX_DIMS = 3;
 
 enum Dtype : int64_t { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
-enum Flag : int64_t { CENTER = 1, NORMALIZE = 2, INITIAL = 4 };
+enum Flag : int64_t { CENTER = 1, NORMALIZE = 2, INITIAL = 4, STOCHASTIC = 8 };
 enum Nonfinite : int64_t { SKIP, PROPAGATE };
 
-// One nested loop: sizes, and strides in entries of the weight, the gradient and its average.
+// One nested loop: sizes, and strides in entries of the weight, the gradient and its average; and
+// under STOCHASTIC of the entry's row-major index in the parameter, else 0.
 struct Loops {
   int64_t count;
-  int64_t size[MAX_DIMS], w[MAX_DIMS], g[MAX_DIMS], m[MAX_DIMS];
+  int64_t size[MAX_DIMS], w[MAX_DIMS], g[MAX_DIMS], m[MAX_DIMS], i[MAX_DIMS];
 };
 
 // What stays the same from step to step of one parameter. State is float (double for double).
@@ -25,6 +26,7 @@ struct Tensor {
   const void* scale;   // what stands for the radius where a neuron has none
   const void* radius;  // one per neuron, under INITIAL
   int64_t dtype, flags;
+  int64_t seed, offset;  // under STOCHASTIC: of the noise; index of the first entry in the parameter
   int64_t neuron_count, fan_in;
   Loops neurons, fan_in_loops;
 };

@@ -20,19 +20,22 @@ from nero.geometry import split_view, working_dtype
 from nero.kernels.cpu_library import GroupFields, Library, Missing, load
 from nero.kernels.single import Hyper, constraints
 from nero.neurons import AxisSpec, NeuronLayout
-from nero.rounding import is_stochastic
+from nero.rounding import Place, is_stochastic
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MAX_DIMS = 3
-CENTER, NORMALIZE, INITIAL = 1, 2, 4
+CENTER, NORMALIZE, INITIAL, STOCHASTIC = 1, 2, 4, 8
 NONFINITE = {"skip": 0, "raise": 0, "propagate": 1}  # "raise" has looked before
-STATE = ("step", "rms", "scale", "radius", "exp_avg")
+STATE = ("step", "rms", "scale", "radius", "exp_avg", "seed")
 
-# Addresses of m, rms, step, scale, radius; dtype, flags, neurons, fan-in; two nests of loops.
-RECORD = struct.Struct(f"@5Q4q{2 * (1 + 4 * MAX_DIMS)}q")
+# Addresses of m, rms, step, scale, radius; dtype, flags, seed,
+# offset, neurons, fan-in; two nests of loops.
+RECORD = struct.Struct(f"@5Q6q{2 * (1 + 5 * MAX_DIMS)}q")
 
-# (size, strides in w, g and m)
-Loop = tuple[int, int, int, int]
+WHOLE: Mapping[Tensor, Place] = {}
+
+# (size, strides in w, g, m and the index by which noise is made, or 0)
+Loop = tuple[int, int, int, int, int]
 
 
 class Described(NamedTuple):
@@ -107,6 +110,7 @@ class CpuGroup:
         library: Library,
         *,
         all_or_none: bool = False,
+        places: Mapping[Tensor, Place] = WHOLE,
     ) -> tuple[dict[Tensor, str], int]:
         """Update the parameters that the kernel can take, counting their steps.
 
@@ -117,6 +121,7 @@ class CpuGroup:
             neuron_axes: the group's, for `NeuronLayout`.
             library: the kernel.
             all_or_none: update nothing if one does not fit.
+            places: where parameters that are parts of larger ones lie in those, for their noise.
 
         Returns:
             The parameters that it cannot take, untouched, each with the reason; and the number of
@@ -130,7 +135,7 @@ class CpuGroup:
         params, gradients = [p for p, _ in pairs], [g for _, g in pairs]
         left: dict[Tensor, str] = {}
         if self._seen is None or not self._seen.still(params, gradients, states):
-            left = self._describe_all(pairs, states, hyper, neuron_axes)
+            left = self._describe_all(pairs, states, hyper, neuron_axes, places)
             self._seen = None if left else Seen(params, gradients, states)
         if len(left) == len(pairs) or (left and all_or_none):
             return left, 0
@@ -152,9 +157,13 @@ class CpuGroup:
         states: Mapping[Tensor, dict[str, Any]],
         hyper: Hyper,
         neuron_axes: tuple[AxisSpec, ...],
+        places: Mapping[Tensor, Place],
     ) -> dict[Tensor, str]:
         """Describe what the kernel can take; returns the others, and why it cannot."""
-        all_known = [(p, self._describe(p, g, states[p], hyper, neuron_axes)) for p, g in pairs]
+        all_known = [
+            (p, self._describe(p, g, states[p], hyper, neuron_axes, places.get(p)))
+            for p, g in pairs
+        ]
         self._joined = b"".join(known.record for _, known in all_known if not known.reason)
         return {p: known.reason for p, known in all_known if known.reason}
 
@@ -165,26 +174,41 @@ class CpuGroup:
         state: dict[str, Any],
         hyper: Hyper,
         neuron_axes: tuple[AxisSpec, ...],
+        place: Place | None,
     ) -> Described:
         known = self._known.get(p)
         tensors = tuple(map(state.get, STATE))
-        kinds = (p.dtype, g.dtype, p.stride(), g.stride(), p.device, p.shape, type(p), type(g))
+        kinds = (
+            p.dtype,
+            g.dtype,
+            p.stride(),
+            g.stride(),
+            p.device,
+            p.shape,
+            type(p),
+            type(g),
+            place,
+        )
         if known and known.kinds == kinds and all(map(is_, known.state, tensors)):
             return known
-        record, reason = b"", why_not(p, g, state, hyper.rounding)
+        record, reason = b"", why_not(p, g, state)
         if not reason:
             layout = NeuronLayout(tuple(p.shape), neuron_axes)
             average = state["exp_avg"] if hyper.momentum > 0 else None
-            loops = _loops(layout, [p, g, average])
+            if not is_stochastic(hyper.rounding, p.dtype):
+                place = None
+            elif place is None:
+                place = Place.of(layout.split_shape)
+            loops = _loops(layout, [p, g, average], place)
             if loops is None:
                 reason = f"its axes do not merge into {MAX_DIMS} loops"
             else:
-                record = _record(p, average, state, layout, loops, hyper)
+                record = _record(p, average, state, layout, loops, hyper, place)
         known = self._known[p] = Described(record, reason, tensors, kinds)
         return known
 
 
-def why_not(p: Tensor, g: Tensor, state: Mapping[str, Any], rounding: str) -> str:
+def why_not(p: Tensor, g: Tensor, state: Mapping[str, Any]) -> str:
     """Why the kernel cannot update a parameter from this gradient; empty where it can."""
     kernel = load()
     if isinstance(kernel, Missing):
@@ -198,9 +222,8 @@ def why_not(p: Tensor, g: Tensor, state: Mapping[str, Any], rounding: str) -> st
         return f"it is {p.dtype} with a gradient of {g.dtype}"
     if any(size > 1 and stride == 0 for size, stride in zip(p.shape, p.stride(), strict=True)):
         return "its entries share memory"
-    if is_stochastic(rounding, p.dtype):
-        return 'the CPU kernel does not round as rounding="stochastic" asks'
-    wanted = {name: working_dtype(p.dtype) for name in STATE} | {"step": torch.float32}
+    special = {"step": torch.float32, "seed": torch.int64}
+    wanted = {name: working_dtype(p.dtype) for name in STATE} | special
     for name, dtype in wanted.items():
         x = state.get(name)
         if x is None:
@@ -232,22 +255,25 @@ def _record(
     layout: NeuronLayout,
     loops: tuple[list[Loop], list[Loop]],
     hyper: Hyper,
+    place: Place | None,  # where its noise comes from, if it is rounded by one
 ) -> bytes:
     center, normalize = constraints(layout, hyper.center, hyper.radius)
     flags = CENTER * center + NORMALIZE * normalize
     flags += INITIAL * (normalize and hyper.radius == "initial")
+    flags += STOCHASTIC * (place is not None)
     addresses = [
         0 if x is None else x.data_ptr()
         for x in (average, state["rms"], state["step"], state["scale"], state.get("radius"))
     ]
     # An empty tensor has a step count and nothing else.
     neurons = layout.neurons if p.numel() else 0
-    numbers = [DTYPES.index(p.dtype), flags, neurons, layout.fan_in]
+    seed, offset = (int(state["seed"]), place.offset) if place else (0, 0)
+    numbers = [DTYPES.index(p.dtype), flags, seed, offset, neurons, layout.fan_in]
     return RECORD.pack(*addresses, *numbers, *_packed(loops[0]), *_packed(loops[1]))
 
 
 def _loops(
-    layout: NeuronLayout, tensors: list[Tensor | None]
+    layout: NeuronLayout, tensors: list[Tensor | None], place: Place | None
 ) -> tuple[list[Loop], list[Loop]] | None:
     """The loops over neurons and over a neuron's entries, merged; None if they are too many."""
     nests: tuple[list[Loop], list[Loop]] = ([], [])
@@ -255,9 +281,11 @@ def _loops(
         (0,) * len(layout.split_shape) if x is None else split_view(x, layout).stride()
         for x in tensors
     )
+    i = place.strides if place else (0,) * len(w)
     for axis, size in enumerate(layout.split_shape):
         if size != 1:
-            nests[axis in layout.fan_in_axes].append((size, w[axis], g[axis], m[axis]))
+            loop = (size, w[axis], g[axis], m[axis], i[axis])
+            nests[axis in layout.fan_in_axes].append(loop)
     # Neurons stay in order, which is that of their state; their entries go as memory goes.
     nests[1].sort(key=lambda loop: loop[1], reverse=True)
     merged = _merge(nests[0]), _merge(nests[1])
@@ -278,4 +306,4 @@ def _merge(loops: list[Loop]) -> list[Loop]:
 def _packed(loops: list[Loop]) -> list[int]:
     """A nest of loops in the fields of cpu.h: how many, then all sizes, all strides in w, ..."""
     padding = [0] * (MAX_DIMS - len(loops))
-    return [len(loops), *(n for field in range(4) for n in [*(x[field] for x in loops), *padding])]
+    return [len(loops), *(n for field in range(5) for n in [*(x[field] for x in loops), *padding])]

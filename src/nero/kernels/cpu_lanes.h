@@ -130,7 +130,7 @@ template <class S> inline typename Lanes<S>::Scalar get(const S* p) {
 template <class S> inline void put(S* p, typename Lanes<S>::Scalar x) {
   if constexpr (sizeof(S) == 2) {
     S padded[WIDTH<S>];
-    store(padded, typename Lanes<S>::Vector{} + x);
+    store(padded, x - typename Lanes<S>::Vector{});  // adding to zero would lose the sign of -0
     std::memcpy(p, padded, sizeof(S));
   } else {
     std::memcpy(p, &x, sizeof x);

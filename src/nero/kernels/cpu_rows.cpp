@@ -1,5 +1,5 @@
 // The neurons of a tensor, wherever they lie in memory; compiled once per instruction set (NERO_ISA).
-#include "cpu_turn.h"
+#include "cpu_rounding.h"
 
 namespace nero {
 namespace NERO_ISA {
@@ -287,6 +287,8 @@ template <class S, class C> int64_t update_singly(const Work& work, int64_t begi
 
 template <class S> int64_t update_neurons(const Work& work, int64_t begin, int64_t end) {
   using C = typename Lanes<S>::Scalar;
+  if constexpr (sizeof(S) == 2)
+    if (work.tensor->flags & STOCHASTIC) return update_rounded<S>(work, begin, end);
   if (work.scratch_neurons) return update_scattered<S, C>(work, begin, end);
   const int64_t n = work.tensor->fan_in;
   if (!work.tensor->m && n > 1 && 2 * n * (int64_t)sizeof(S) <= SHORT_ROW)
