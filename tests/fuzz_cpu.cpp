@@ -117,7 +117,8 @@ void run_case(int64_t number, const char** sets, int set_count) {
     std::memcpy(scale, state_size == 8 ? (void*)&x : (void*)&xf, state_size);
   }
   t.flags = below(16);
-  t.seed = (int64_t)random_bits() & 0xffffffff;
+  const int64_t seed = (int64_t)random_bits() & 0xffffffff;
+  t.seed = &seed;
   t.offset = chance(10) ? (int64_t)1 << 33 : 0;
   lay_out(t.neurons, t.fan_in_loops, &Loops::i, rows);
   t.m = averaged ? m.start : nullptr;

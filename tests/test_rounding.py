@@ -325,6 +325,23 @@ def test_wider_weights_are_rounded_as_ever(path: PathRow, dtype: torch.dtype):
     assert bits(twins) == bits(params)
 
 
+@every_path
+def test_a_seed_that_is_changed_in_place_is_used(path: PathRow):
+    """As torch.distributed.checkpoint does, which loads into the tensors that are there."""
+    ends = []
+    for options in (path, PATHS[0]):
+        torch.manual_seed(0)
+        w = nn.Parameter(torch.randn(64, 64).bfloat16())
+        optimizer = build([w], options, rounding="stochastic")
+        for seed in (None, 7):
+            if seed is not None:
+                optimizer.state[w]["seed"].fill_(seed)
+            give_gradients([w], 0)
+            optimizer.step()
+        ends.append(w.detach())
+    assert (ends[0] != ends[1]).float().mean() < 0.01
+
+
 @every_low_dtype
 @pytest.mark.parametrize("exponent", [0, -20], ids=["normal", "small"])
 def test_the_cpu_kernel_rounds_the_same_numbers_to_the_same_bits(dtype: torch.dtype, exponent: int):

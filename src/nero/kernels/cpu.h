@@ -26,7 +26,8 @@ struct Tensor {
   const void* scale;   // what stands for the radius where a neuron has none
   const void* radius;  // one per neuron, under INITIAL
   int64_t dtype, flags;
-  int64_t seed, offset;  // under STOCHASTIC: of the noise; index of the first entry in the parameter
+  const int64_t* seed;  // of the noise, under STOCHASTIC; else null
+  int64_t offset;       // index of the first entry in the parameter, for its noise
   int64_t neuron_count, fan_in;
   Loops neurons, fan_in_loops;
 };

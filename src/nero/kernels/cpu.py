@@ -28,7 +28,7 @@ CENTER, NORMALIZE, INITIAL, STOCHASTIC = 1, 2, 4, 8
 NONFINITE = {"skip": 0, "raise": 0, "propagate": 1}  # "raise" has looked before
 STATE = ("step", "rms", "scale", "radius", "exp_avg", "seed")
 
-# Addresses of m, rms, step, scale, radius; dtype, flags, seed,
+# Addresses of m, rms, step, scale, radius; dtype, flags, address of the seed,
 # offset, neurons, fan-in; two nests of loops.
 RECORD = struct.Struct(f"@5Q6q{2 * (1 + 5 * MAX_DIMS)}q")
 
@@ -267,7 +267,7 @@ def _record(
     ]
     # An empty tensor has a step count and nothing else.
     neurons = layout.neurons if p.numel() else 0
-    seed, offset = (int(state["seed"]), place.offset) if place else (0, 0)
+    seed, offset = (state["seed"].data_ptr(), place.offset) if place else (0, 0)
     numbers = [DTYPES.index(p.dtype), flags, seed, offset, neurons, layout.fan_in]
     return RECORD.pack(*addresses, *numbers, *_packed(loops[0]), *_packed(loops[1]))
 

@@ -76,7 +76,7 @@ template <class Each> void at_each(const Loops& loops, int64_t begin, int64_t en
 template <class S> int64_t update_rounded(const Work& work, int64_t begin, int64_t end) {
   const Tensor& t = *work.tensor;
   const int64_t n = t.fan_in, row = scratch_row(n);
-  const Noise noise(t.seed, *t.step);
+  const Noise noise(*t.seed, *t.step);
   float* own_w = (float*)work.scratch;
   float *own_g = own_w + row, *own_m = t.m ? own_g + row : nullptr;
   int64_t skipped = 0;
