@@ -1,6 +1,6 @@
 // Weights of 16 bits that are rounded stochastically, by the noise and the rounding that rounding.py
 // defines: each neuron is stepped in float32, in scratch, and rounded on its way back to memory.
-// What the format holds stays as it is, so that a neuron that did not turn keeps its bits.
+// What the format holds stays as it is, so that a neuron that did not turn keeps its numbers.
 #pragma once
 #include "cpu_turn.h"
 
@@ -51,15 +51,36 @@ template <class S> inline void put_rounded(S* p, float x, uint32_t noise) {
     uint32_t bits;
     std::memcpy(&bits, &x, sizeof bits);
     bits = (bits + (noise >> (32 - dropped))) & ~((1u << dropped) - 1);
+    if constexpr (dropped == 16) {
+      const uint16_t half = (uint16_t)(bits >> 16);
+      std::memcpy((void*)p, &half, sizeof half);
+      return;
+    }
     std::memcpy(&y, &bits, sizeof y);
   }
   put(p, y);
+}
+
+// bfloat16 is the upper half of float32, so that one entry needs no vector.
+inline float widen(const Float16* p) { return get(p); }
+inline float widen(const BFloat16* p) {
+  uint16_t half;
+  std::memcpy(&half, p, sizeof half);
+  const uint32_t bits = (uint32_t)half << 16;
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
 }
 
 struct Spot { int64_t w = 0, g = 0, m = 0, i = 0; };
 
 // Calls `each` with where the index-th place of a nest of loops lies.
 template <class Each> void at_each(const Loops& loops, int64_t begin, int64_t end, Each each) {
+  if (loops.count == 1) {  // without divisions, which cost more than all the rest
+    for (int64_t k = begin; k < end; ++k)
+      each(k, Spot{k * loops.w[0], k * loops.g[0], k * loops.m[0], k * loops.i[0]});
+    return;
+  }
   for (int64_t index = begin; index < end; ++index) {
     Spot spot;
     for (int64_t d = loops.count - 1, left = index; d >= 0; left /= loops.size[d--]) {
@@ -85,8 +106,8 @@ template <class S> int64_t update_rounded(const Work& work, int64_t begin, int64
     const S* g = (const S*)work.g + start.g;
     float* m = t.m ? (float*)t.m + start.m : nullptr;
     at_each(t.fan_in_loops, 0, n, [&](int64_t k, const Spot& entry) {
-      own_w[k] = get(w + entry.w);
-      own_g[k] = get(g + entry.g);
+      own_w[k] = widen(w + entry.w);
+      own_g[k] = widen(g + entry.g);
       if (m) own_m[k] = get(m + entry.m);
     });
     skipped += !(n == 1 ? update_entry(work, neuron_at<float>(work, neuron), own_w, own_g, own_m)
