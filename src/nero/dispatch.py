@@ -14,17 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nero.distributed.local import LocalGroup, Pairs, States, gradient_of, local_groups
-from nero.distributed.shards import is_dtensor, local, shards_of
+from nero.distributed.local import (
+    LocalGroup,
+    Pairs,
+    States,
+    gradient_of,
+    local_groups,
+    whole_group,
+)
+from nero.distributed.shards import any_dtensor, is_dtensor, local, shards_of
 from nero.distributed.turn import CutStep, turn_cut
-from nero.groups import complete_state, hyper_of, layout_of, match_dtype, parameter_name
+from nero.groups import complete_state, hyper_of, layout_of, parameter_name
 from nero.kernels import cuda
 from nero.kernels.cpu import CpuGroup, why_not
 from nero.kernels.cpu_library import INSTRUCTION_SET, Missing, load
 from nero.kernels.cuda import missing_triton
 from nero.kernels.foreach import _multi_tensor_nero
 from nero.kernels.op import fused_step
-from nero.kernels.single import _single_tensor_nero, tensor_step
+from nero.kernels.single import _single_tensor_nero, match_dtype, tensor_step
 from nero.rounding import Place
 
 # How many neurons were skipped, and the device or, for DTensors, the mesh that they are on.
@@ -65,14 +72,23 @@ class Dispatch:
             RuntimeError: with `fused=True`, a gradient that the kernel cannot take.
         """
         params = group["params"] if position is None else [group["params"][position]]
-        pairs = [(p, gradient_of(p)) for p in params if p.grad is not None]
+        gradients = [p.grad for p in params]
+        pairs = [(p, g) for p, g in zip(params, gradients, strict=True) if g is not None]
         complete_state(index, group, states, position)
-        for p, _ in pairs:
-            match_dtype(p, states[p])
-        if group["fused"]:
-            _check_parts(group, pairs)
+        # What is asked of each parameter here takes longer than small tensors take to update.
+        distributed = any_dtensor(params)
+        if distributed or not self._describes(group):
+            for p, _ in pairs:
+                match_dtype(p, states[p])
+        if not distributed:
+            parts = [whole_group(group, pairs, states)]
+        else:
+            pairs = [(p, gradient_of(p)) for p, _ in pairs]
+            if group["fused"]:
+                _check_parts(group, pairs)
+            parts = local_groups(group, pairs, states, cut)
         found: list[Count] = []
-        for each in local_groups(group, pairs, states, cut):
+        for each in parts:
             counts = self._update_local((index, position, each.key), each)
             found += [(count, each.key.home(count)) for count in counts if each.key.counts]
         return found if group["nonfinite"] == "skip" else []
@@ -85,6 +101,15 @@ class Dispatch:
             for step, finite in zip(cut, masks, strict=True)
             if step.shards.counts and step.hyper.nonfinite == "skip"
         ]
+
+    def _describes(self, group: dict[str, Any]) -> bool:
+        """Whether all parameters go to `CpuGroup`, which looks after the dtype of their state."""
+        return (
+            wants_kernel(group)
+            and not group["fused"]  # those on CUDA devices would pass it by
+            and not isinstance(self._library, Missing)
+            and not torch.compiler.is_compiling()
+        )
 
     def _update_local(self, place: Any, each: LocalGroup) -> list[Tensor]:
         group, pairs, states = each.group, each.pairs, each.states

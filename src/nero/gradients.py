@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nero.distributed.local import gradient_of
-from nero.distributed.shards import as_dtensor, is_dtensor, local
+from nero.distributed.shards import any_dtensor, as_dtensor, is_dtensor, local
 from nero.groups import parameter_name
 
 
@@ -32,11 +32,17 @@ def check_gradients(groups: list[dict[str, Any]], position: int | None = None) -
     """
     suspects: list[Suspect] = []
     for group in groups:
+        params = group["params"] if position is None else [group["params"][position]]
+        strict = group["nonfinite"] == "raise"
+        gradients = [p.grad for p in params]
+        dense = all([g is None or g.layout == torch.strided for g in gradients])
+        if dense and not strict and not any_dtensor(params):
+            continue
         for index in range(len(group["params"])) if position is None else (position,):
             p = group["params"][index]
             if p.grad is not None:
                 _check_kind(p, group, index)
-                if group["nonfinite"] == "raise":
+                if strict:
                     suspects.append(Suspect(p, parameter_name(group, index)))
     if not suspects:
         return

@@ -138,19 +138,6 @@ def complete_state(
             state["seed"] = new_seed(p, group, group_index, index)
 
 
-def match_dtype(p: Tensor, state: dict[str, Any]) -> None:
-    """Bring a parameter's state to the dtype that it is computed in now.
-
-    A model may be converted in the middle of a run, which leaves the optimizer's state as it was.
-    """
-    dtype = working_dtype(p.dtype)
-    if state["rms"].dtype == dtype:
-        return
-    for name in ("rms", "scale", "radius", "exp_avg"):
-        if state.get(name) is not None:
-            state[name] = state[name].to(dtype)
-
-
 @functools.cache
 def _layout(shape: tuple[int, ...], neuron_axes: tuple[AxisSpec, ...]) -> NeuronLayout:
     return NeuronLayout(shape, neuron_axes)

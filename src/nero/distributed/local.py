@@ -53,10 +53,15 @@ class LocalGroup(NamedTuple):
     places: dict[Tensor, Place]  # where parts of DTensors lie in the whole
 
 
+def whole_group(group: dict[str, Any], pairs: Pairs, states: States) -> LocalGroup:
+    """A group without DTensors as it is."""
+    return LocalGroup(Key(None, True, group["neuron_axes"]), group, pairs, states, {})
+
+
 def local_groups(
     group: dict[str, Any], pairs: Pairs, states: States, cut: list[CutStep]
 ) -> list[LocalGroup]:
-    """The parameters of a group by what their local parts have in common.
+    """The parameters of a group, DTensors among them, by what their local parts have in common.
 
     Args:
         group: the group.
@@ -64,8 +69,6 @@ def local_groups(
         states: their state.
         cut: receives the parameters whose neurons are cut between processes.
     """
-    if not any(is_dtensor(p) for p, _ in pairs):
-        return [LocalGroup(Key(None, True, group["neuron_axes"]), group, pairs, states, {})]
     # Autograd must know, as it does of any tensor that is changed in place.
     torch.autograd.graph.increment_version([p for p, _ in pairs if is_dtensor(p)])
     found: dict[Key, LocalGroup] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, starmap, zip_longest
+from itertools import chain
 from operator import attrgetter, eq, is_
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nero.geometry import split_view, working_dtype
 from nero.kernels.cpu_library import GroupFields, Library, Missing, load
-from nero.kernels.single import Hyper, constraints
+from nero.kernels.single import Hyper, constraints, match_dtype
 from nero.neurons import AxisSpec, NeuronLayout
 from nero.rounding import Place, is_stochastic
 
@@ -71,17 +71,16 @@ class Seen:
         states: Mapping[Tensor, dict[str, Any]],
     ) -> bool:
         """Whether parameters and state are the same tensors, and all layouts what they were."""
-        ended = object()  # unlike anything: the shorter side ends in it
-        tensors = zip_longest(_identities(params, states), self._tensors, fillvalue=ended)
-        kinds = zip_longest(_kinds(params, gradients), self._kinds, fillvalue=ended)
-        return all(starmap(is_, tensors)) and all(starmap(eq, kinds))
+        return all(map(is_, _identities(params, states), self._tensors)) and all(
+            map(eq, _kinds(params, gradients), self._kinds)
+        )
 
 
 def _identities(
     params: Sequence[Tensor], states: Mapping[Tensor, dict[str, Any]]
-) -> Iterator[Tensor]:
+) -> Iterator[object]:
     values = map(dict.values, map(states.__getitem__, params))
-    return chain(params, chain.from_iterable(values))
+    return chain(params, chain.from_iterable(values), _ENDED)
 
 
 def _kinds(params: Sequence[Tensor], gradients: Sequence[Tensor]) -> Iterator[Any]:
@@ -89,6 +88,8 @@ def _kinds(params: Sequence[Tensor], gradients: Sequence[Tensor]) -> Iterator[An
     return chain.from_iterable(map(get, chain(params, gradients)) for get in each)
 
 
+# Unlike any tensor: of two rows of them that differ in length, the shorter differs in its end.
+_ENDED = (object(),)
 _DTYPE, _SHAPE, _IS_CPU = map(attrgetter, ("dtype", "shape", "is_cpu"))
 
 
@@ -176,6 +177,7 @@ class CpuGroup:
         neuron_axes: tuple[AxisSpec, ...],
         place: Place | None,
     ) -> Described:
+        match_dtype(p, state)
         known = self._known.get(p)
         tensors = tuple(map(state.get, STATE))
         kinds = (

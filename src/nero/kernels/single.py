@@ -71,6 +71,19 @@ class TensorStep(NamedTuple):
         return noise_keys(seed if isinstance(t, Tensor) else seed.item(), t)
 
 
+def match_dtype(p: Tensor, state: dict[str, Any]) -> None:
+    """Bring a parameter's state to the dtype that it is computed in now.
+
+    A model may be converted in the middle of a run, which leaves the optimizer's state as it was.
+    """
+    dtype = working_dtype(p.dtype)
+    if state["rms"].dtype == dtype:
+        return
+    for name in ("rms", "scale", "radius", "exp_avg"):
+        if state.get(name) is not None:
+            state[name] = state[name].to(dtype)
+
+
 def tensor_step(
     p: Tensor,
     g: Tensor,
