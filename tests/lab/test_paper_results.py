@@ -206,3 +206,16 @@ def test_the_document_has_everything_and_is_the_same_again(comparison, records, 
     assert DATA.name in text.partition("## Figure 3")[2]
     write_document(experiments, "cpu", "results/cpu", page, pictures)
     assert page.read_text() == text
+
+
+def test_the_overview_has_nero_as_the_paper_has_it_and_no_ablation(tmp_path: Path):
+    ablated = Arm("none", "none", "nero-none", lr_grid=NERO.lr_grid)
+    comparison = fake_comparison(ablated, NERO)
+    experiments = measure(comparison, fake_records(comparison, ENDING))
+    page = tmp_path / "results.md"
+    write_document(experiments, "cpu", "results/cpu", page, tmp_path / "assets")
+    overview = page.read_text().partition("## All experiments")[2].partition("## Figure")[0]
+    assert "| 0.8840 [0.8680, 0.9000] at lr 0.001 |" in overview
+    unmeasured = measure(comparison, [])
+    write_document(unmeasured, "cpu", "results/cpu", page, tmp_path / "assets")
+    assert "| - | - | - | 0 (0 diverged) |" in page.read_text()

@@ -19,7 +19,8 @@ _INTRODUCTION = """\
 Every experiment of the paper at the preset `{preset}`, computed from the records in `{source}`
 (one JSONL file for each experiment) by `nero paper docs`. `nero paper all --preset {preset}` makes
 the records, and `nero report {source}` shows them with every run's configuration. Failures and
-divergences are shown as they are, and a run that is missing is said to be missing.
+divergences are shown as they are, and a run that is missing is said to be missing. The time of a
+run is by the clock, with whatever else the machine did, and compares nothing.
 """
 
 
@@ -109,11 +110,11 @@ def _data(measured: Measured) -> str:
 
 
 def _nero(measured: Measured) -> tuple[str, str]:
-    """Return what the first arm of Nero's reached, which is Nero as the paper has it."""
+    """Return what Nero with both constraints reached, in the first arm that has it."""
     for series in measured.series:
-        if is_nero(series):
-            lr = "-" if series.best_lr is None else f"lr {series.best_lr:g}"
-            return str(series.out_of_the_box), f"{series.best} at {lr}"
+        if series.optimizer == "nero":
+            lr = "" if series.best_lr is None else f" at lr {series.best_lr:g}"
+            return str(series.out_of_the_box), f"{series.best}{lr}"
     return "-", "-"
 
 
