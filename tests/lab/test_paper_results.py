@@ -65,6 +65,17 @@ def test_arms_at_chance_keep_the_rate_out_of_the_box(comparison, records):
     assert sgd["test accuracy*"] == "0.1010 [0.1000, 0.1020]"
 
 
+def test_arms_that_won_at_an_end_of_their_grid_are_told(comparison, records):
+    def told(found: list[Record]) -> list[str]:
+        return [each for each in table.about(measure(comparison, found)[0]) if "an end" in each]
+
+    # Nero's grid begins at its best rate, Adam's has rates on both sides, SGD learns nothing.
+    assert told(records) == [
+        "Won at an end of the grid, beyond which may be better rates: Nero (0.001)."
+    ]
+    assert told([r for r in records if r.run.arm != "nero"]) == []
+
+
 def test_divergence_is_told(comparison, records):
     measured = measure(comparison, records)[0]
     head, rows = table.by_lr(measured)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
+from nero_lab.paper.comparison import learned_from
 from nero_lab.paper.measured import Measured, Series
 from nero_lab.tasks.base import Metric, Published
 
@@ -131,6 +132,7 @@ def about(measured: Measured) -> list[str]:
         f"Tuned: the learning rate alone, by the {chosen_by} on the first seed, and between the "
         "winner and the rate out of the box by the mean over seeds. Not tuned: anything else."
     )
+    told += _at_the_end_of_the_grid(measured)
     told += _settings(measured)
     if measured.missing:
         told.append(
@@ -143,6 +145,22 @@ def about(measured: Measured) -> list[str]:
             "its loss is no longer finite or above a limit, and counts with the network it left."
         )
     return told
+
+
+def _at_the_end_of_the_grid(measured: Measured) -> list[str]:
+    """Return which arms might do better at a rate that was not tried, if any."""
+    names = [
+        f"{series.label} ({series.best_lr:g})"
+        for series in measured.series
+        if series.best_lr is not None
+        and series.best.mean is not None
+        and measured.metric.rank(series.best.mean) > learned_from(measured.metric)
+        and len(series.lrs) > 1
+        and series.best_lr in (min(series.lrs), max(series.lrs))
+    ]
+    if not names:
+        return []
+    return [f"Won at an end of the grid, beyond which may be better rates: {', '.join(names)}."]
 
 
 def _settings(measured: Measured) -> list[str]:

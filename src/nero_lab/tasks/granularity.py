@@ -7,7 +7,8 @@ from nero_lab.tasks import cifar
 from nero_lab.tasks.base import Arm
 
 _GRID = (0.01, 0.02, 0.04, 0.06, 0.08, 0.10)
-_CPU_GRID = (0.01, 0.02, 0.06)
+# Some of the paper's rates, and one below them, since arms won at the lowest of those.
+_CPU_GRID = (0.003, 0.01, 0.02, 0.06, 0.10)
 _OPTIMIZERS = (
     ("nero-none", "per neuron (Nero), free"),
     ("lamb", "per layer (LAMB), free"),
