@@ -17,7 +17,7 @@ _NETWORKS = {"vgg11": VGG11, "resnet18": ResNet18}
 _CPU_GRIDS = {
     "nero": (1e-3, 1e-2, 2e-2, 6e-2),
     "sgd": (1e-3, 1e-2, 1e-1, 1.0),
-    "adam": (1e-4, 1e-3, 1e-2),
+    "adam": (1e-4, 1e-3, 1e-2, 3e-2),
     "lamb": (1e-3, 1e-2, 1e-1),
 }
 

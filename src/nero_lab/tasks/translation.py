@@ -48,9 +48,9 @@ _ARMS = standard_arms(
     },
 )
 _CPU_GRIDS = {
-    "nero": (1e-3, 1e-2, 1e-1),
+    "nero": (1e-3, 1e-2, 3e-2, 1e-1),
     "sgd": (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
-    "adam": (1e-4, 1e-3, 1e-2),
+    "adam": (1e-4, 1e-3, 1e-2, 3e-2),
     "lamb": (1e-3, 1e-2, 1e-1),
 }
 
