@@ -1,5 +1,6 @@
 """Which runs an experiment needs, and how many and how long they still take."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -8,9 +9,10 @@ from lab.fake_records import by_distance, fake_record, fake_records
 from lab.fake_tasks import ACCURACY, ADAM, NERO, PERPLEXITY, fake_comparison
 from nero_lab.choice import best_lr
 from nero_lab.paper.catalogue import figure_of, select
-from nero_lab.paper.comparison import Comparison, Outcome
+from nero_lab.paper.comparison import Comparison, Outcome, learned_from
 from nero_lab.paper.estimate import cheapest_first, minutes, remaining
 from nero_lab.runs import Record, Records, Run
+from nero_lab.tasks.base import Metric
 
 Find = Callable[[Run], Record | None]
 
@@ -149,3 +151,11 @@ def test_experiments_by_figure_and_by_name():
         select(["fig99"], "cpu")
     with pytest.raises(ValueError, match=r"no experiment has a preset 'huge'.*cpu"):
         select([], "huge")
+
+
+def test_what_counts_as_learned_is_beyond_chance_on_either_side_of_zero():
+    accuracy = Metric("accuracy", "fraction", "higher", chance=0.1)
+    assert learned_from(accuracy) == pytest.approx(0.15)
+    returns = Metric("return", "points", "higher", chance=-20.7)
+    assert -20.7 < learned_from(returns) == pytest.approx(-13.8)
+    assert learned_from(Metric("perplexity", "", "lower")) == -math.inf

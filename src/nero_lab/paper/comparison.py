@@ -18,8 +18,8 @@ from nero_lab.tasks.base import Arm, Metric, Preset, Task
 FindRun = Callable[[Run], Record | None]
 
 LEARNED = 1.5
-"""A share of the whole (such as an accuracy) below so many times chance counts as nothing learned.
-"""
+"""A metric below so many times chance counts as nothing learned; a negative one, such as a return,
+below chance divided by it."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ def selection_split(record: Record) -> str:
 
 def learned_from(metric: Metric) -> float:
     """Return the rank above which a network counts as having learned something."""
-    if metric.chance is None or metric.better == "lower" or metric.chance <= 0:
+    if metric.chance is None or metric.better == "lower":
         return -math.inf
-    return LEARNED * metric.chance
+    return metric.chance * LEARNED if metric.chance > 0 else metric.chance / LEARNED
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ class Pong(Task):
     name = "pong"
     figure = "9"
     title = "PPO on Atari's Pong"
-    metric = Metric("return", "points won less points lost in a game", "higher")
+    # A random player's return is that of Mnih et al., Nature 2015.
+    metric = Metric("return", "points won less points lost in a game", "higher", chance=-20.7)
     presets: ClassVar = {preset.name: preset for preset in (PAPER, CPU, TINY)}
 
     def find_data(self, folder: Path | None, **options: Any) -> FoundData:
