@@ -1,4 +1,5 @@
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -29,7 +30,10 @@ except CannotBuild:
 def _as_a_fresh_process() -> Iterator[None]:
     """Every test starts from one seed, and leaves the process as it found it."""
     torch.manual_seed(0)
+    path = sys.path.copy()
     yield
     # What the lab sets for training in this process must not reach the tests of the arithmetic.
     torch.set_flush_denormal(False)
     torch.set_num_threads(1)
+    # Finding a user's module adds the working directory, here a test's own with modules of its own.
+    sys.path[:] = path

@@ -133,14 +133,14 @@ class Mine(Classification):
 
 
 def test_task_from_a_file_and_from_an_import_path(tmp_path: Path, monkeypatch):
-    path = tmp_path / "my_task.py"
+    path = tmp_path / "task_of_this_test.py"
     path.write_text(TASK_FILE)
     task = load_task(str(path))
     assert isinstance(task, Task)
     assert task.name == "mine"
     assert type(load_task(f"{path}:Mine")) is type(task)
     monkeypatch.chdir(tmp_path)
-    assert load_task("my_task:Mine").name == "mine"
+    assert load_task("task_of_this_test:Mine").name == "mine"
 
 
 @pytest.mark.parametrize(
