@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import nero
 from helpers import bits, every_constraint, every_momentum
 from nero.kernels import build, cpu_library
+from nero.kernels.cpu import Seen
 from nero.kernels.cpu_library import Library, Missing, load
 from optimizer_table import FLOAT32_TOLERANCE
 
@@ -369,3 +370,19 @@ def test_a_compiler_that_is_missing_or_fails_is_named(
 def test_the_kernel_builds_where_a_compiler_is(tmp_path: Path):
     path = build.build(tmp_path / "library.so")
     assert Library(path).instruction_sets[0] == "baseline"
+
+
+def test_what_was_seen_of_a_step_is_not_taken_for_more_or_fewer_tensors():
+    params = [torch.zeros(3, 4), torch.zeros(3, 4)]
+    gradients = [torch.ones(3, 4), torch.ones(3, 4)]
+    states: dict[Tensor, dict[str, Any]] = {p: {"step": torch.zeros(())} for p in params}
+    seen = Seen(params, gradients, states)
+    assert seen.still(params, gradients, states)
+    assert not seen.still(params[:1], gradients[:1], states)
+    assert not seen.still([], [], states)
+    more = {**states, params[1]: {**states[params[1]], "rms": torch.zeros(3, 1)}}
+    assert not seen.still(params, gradients, more)
+    fewer = {**states, params[1]: {}}
+    assert not seen.still(params, gradients, fewer)
+    transposed = [gradients[0], torch.ones(4, 3).T]
+    assert not seen.still(params, transposed, states)

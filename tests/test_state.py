@@ -223,3 +223,26 @@ def test_a_distributed_checkpoint_before_the_first_step_changes_no_bit():
     assert snapshot(optimizer) == before
     assert bits(other_model.state_dict()) == other_before
     assert all(p.grad is None for p in model.parameters())
+
+
+@every_path
+@pytest.mark.parametrize("options", RESUMED, ids=str)
+def test_state_follows_a_model_that_is_converted_in_the_middle(
+    path: PathRow, options: dict[str, Any]
+):
+    def run(how: PathRow) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = network()
+        optimizer = build(model.parameters(), how, **options)
+        train(optimizer, range(3))
+        model.double()
+        for p in model.parameters():
+            p.grad = None
+        train(optimizer, range(3, 6))
+        kept = [value for state in optimizer.state.values() for value in state.items()]
+        dtypes = {x.dtype for name, x in kept if name not in ("step", "seed")}
+        assert dtypes == {torch.float64}
+        return [p.detach() for p in model.parameters()]
+
+    reference = run(PathRow("single", {"foreach": False}))
+    torch.testing.assert_close(run(path), reference, rtol=1e-5, atol=1e-6)

@@ -19,7 +19,8 @@ FindRun = Callable[[Run], Record | None]
 
 LEARNED = 1.5
 """A metric below so many times chance counts as nothing learned; a negative one, such as a return,
-below chance divided by it."""
+below chance divided by it.
+"""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import ClassVar
 from nero_lab.tasks import cifar
 from nero_lab.tasks.base import Arm
 
-_GRID = (0.01, 0.02, 0.04, 0.06, 0.08, 0.10)
+GRID = (0.01, 0.02, 0.04, 0.06, 0.08, 0.10)
 # Some of the paper's rates, and one below them, since arms won at the lowest of those.
-_CPU_GRID = (0.003, 0.01, 0.02, 0.06, 0.10)
+CPU_GRID = (0.003, 0.01, 0.02, 0.06, 0.10)
 _CONSTRAINTS = (
     ("nero-none", "none"),
     ("nero-mean", "mean only"),
@@ -21,8 +21,8 @@ def _arms(grid: tuple[float, ...]) -> tuple[Arm, ...]:
     return tuple(Arm(name, label, name, grid) for name, label in _CONSTRAINTS)
 
 
-PAPER = replace(cifar.PAPER, arms=_arms(_GRID), model={"network": "vgg11"})
-CPU = replace(cifar.VGG11_CPU, arms=_arms(_CPU_GRID))
+PAPER = replace(cifar.PAPER, arms=_arms(GRID), model={"network": "vgg11"})
+CPU = replace(cifar.VGG11_CPU, arms=_arms(CPU_GRID))
 TINY = replace(cifar.TINY, arms=_arms((0.01,)))
 
 

@@ -4,11 +4,9 @@ from dataclasses import replace
 from typing import ClassVar
 
 from nero_lab.tasks import cifar
+from nero_lab.tasks.ablation import CPU_GRID, GRID
 from nero_lab.tasks.base import Arm
 
-_GRID = (0.01, 0.02, 0.04, 0.06, 0.08, 0.10)
-# Some of the paper's rates, and one below them, since arms won at the lowest of those.
-_CPU_GRID = (0.003, 0.01, 0.02, 0.06, 0.10)
 _OPTIMIZERS = (
     ("nero-none", "per neuron (Nero), free"),
     ("lamb", "per layer (LAMB), free"),
@@ -31,10 +29,10 @@ def _with_library_rates(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
     )
 
 
-PAPER = replace(cifar.PAPER, arms=_arms(_GRID), model={"network": "vgg11"})
+PAPER = replace(cifar.PAPER, arms=_arms(GRID), model={"network": "vgg11"})
 CPU = replace(
     cifar.VGG11_CPU,
-    arms=_with_library_rates(_arms(_CPU_GRID)),
+    arms=_with_library_rates(_arms(CPU_GRID)),
 )
 TINY = replace(cifar.TINY, arms=_arms((0.01,)))
 
