@@ -14,8 +14,10 @@
 
 extern "C" {
 int nero_instruction_sets(const char** names, int capacity);
-int64_t nero_step(const nero::Tensor*, const uint64_t*, const uint64_t*, int64_t,
-                  const nero::Group*, const char*, int, void*);
+int64_t nero_step(const nero::Tensor*, const uint64_t*, int64_t, const nero::Group*, const char*, int,
+                  void*);
+int64_t nero_headers(void*, int64_t, void* (*)(void*, int64_t), int (*)(void*, void*), uint64_t*,
+                     int64_t*, int64_t);
 }
 
 using namespace nero;
@@ -138,8 +140,8 @@ void run_case(int64_t number, const char** sets, int set_count) {
     rms = rms_before;
     step = step_before;
     t.rms = rms.data();
-    uint64_t w_address = (uint64_t)w.start, g_address = (uint64_t)g.start;
-    if (nero_step(&t, &w_address, &g_address, 1, &group, sets[set], (int)between(1, 3), nullptr) < 0)
+    uint64_t addresses[] = {(uint64_t)w.start, (uint64_t)g.start};
+    if (nero_step(&t, addresses, 1, &group, sets[set], (int)between(1, 3), nullptr) < 0)
       fail("an error", number);
     if (g.copy() != g_before) fail("the gradient was modified", number);
     if (step != step_before + 1) fail("the step was not counted", number);
@@ -168,6 +170,65 @@ void run_case(int64_t number, const char** sets, int set_count) {
       fail("an entry of another tensor was written", number);
 }
 
+// ---- headers of tensors, in room for notes that is exact or too short --------------------------
+
+struct Header {  // DLTensor of dlpack.h
+  uint64_t data;
+  int32_t device_type, device_index, axes;
+  uint8_t kind, bits;
+  uint16_t lanes;
+  const int64_t *shape, *strides;
+  uint64_t offset;
+};
+
+struct Named {  // what stands for a Python object
+  Header header;
+  std::vector<int64_t> shape, strides;
+};
+
+void* item_of(void* list, int64_t index) { return &(*(std::vector<Named>*)list)[index]; }
+
+int read_header(void* object, void* out) {
+  Named& named = *(Named*)object;
+  named.header.shape = named.shape.data();
+  named.header.strides = named.strides.data();
+  std::memcpy(out, &named.header, sizeof named.header);
+  return named.header.axes < 0 ? -1 : 0;
+}
+
+void run_headers(int64_t number) {
+  std::vector<Named> list(between(1, 6));
+  int64_t size = 1;
+  for (Named& named : list) {
+    const int32_t axes = (int32_t)below(5);
+    named.header = {random_bits(), 1, 0, axes, 2, (uint8_t)(16 << below(3)), 1, nullptr, nullptr,
+                    (uint64_t)below(64)};
+    for (int32_t axis = 0; axis < axes; ++axis) {
+      named.shape.push_back(below(9));
+      named.strides.push_back(below(99));
+    }
+    size += 3 + 2 * axes;
+  }
+  std::vector<uint64_t> addresses(list.size());
+  auto read = [&](std::vector<int64_t>& notes) {
+    return nero_headers(&list, (int64_t)list.size(), item_of, read_header, addresses.data(),
+                        notes.data(), (int64_t)notes.size());
+  };
+  std::vector<int64_t> exact(size), short_of(below(size));
+  if (read(short_of) != size || read(short_of) != size) fail("short notes were taken", number);
+  if (read(exact) != size) fail("new headers were not noticed", number);
+  if (read(exact) != 0) fail("the same headers were not recognised", number);
+  Named& one = list[below((int64_t)list.size())];
+  for (size_t i = 0; i < list.size(); ++i)
+    if (addresses[i] != list[i].header.data + list[i].header.offset) fail("a wrong address", number);
+  const int64_t axis = one.shape.empty() ? -1 : below((int64_t)one.shape.size());
+  if (axis < 0 || chance(20)) one.header.bits ^= 1;
+  else (chance(50) ? one.shape : one.strides)[axis] += 1;
+  if (read(exact) != size) fail("a header that changed was not noticed", number);
+  one.header.axes = -1;
+  if (read(exact) != -1) fail("an object without a header was taken", number);
+}
+
 int main(int count, char** arguments) {
   if (count != 3) return 2;
   int64_t cases = std::atoll(arguments[1]);
@@ -176,6 +237,7 @@ int main(int count, char** arguments) {
   for (int64_t i = 0; i < cases; ++i) {
     random_bits.seed((uint64_t)std::atoll(arguments[2]) * 1000003u + (uint64_t)i);
     run_case(i, sets, set_count);
+    run_headers(i);
   }
   std::printf("%lld cases, %d instruction sets\n", (long long)cases, set_count);
 }

@@ -35,7 +35,8 @@ def check_gradients(groups: list[dict[str, Any]], position: int | None = None) -
         params = group["params"] if position is None else [group["params"][position]]
         strict = group["nonfinite"] == "raise"
         gradients = [p.grad for p in params]
-        dense = all([g is None or g.layout == torch.strided for g in gradients])
+        strided = torch.strided
+        dense = all([g is None or g.layout == strided for g in gradients])
         if dense and not strict and not any_dtensor(params):
             continue
         for index in range(len(group["params"])) if position is None else (position,):

@@ -31,7 +31,7 @@ def bench(
         int | None, typer.Option(min=1, help="Default: PyTorch's.", show_default=False)
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(min=2, help="Steps of each optimiser.", show_default="15")
+        int | None, typer.Option(min=2, help="Steps of each optimiser.", show_default="45")
     ] = None,
 ) -> None:
     """Measure time and memory of an optimiser step against its peers, in one run.

@@ -20,7 +20,15 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "_cpu.so"
-SOURCES = ("cpu.h", "cpu_lanes.h", "cpu_turn.h", "cpu_rounding.h", "cpu.cpp", "cpu_rows.cpp")
+SOURCES = (
+    "cpu.h",
+    "cpu_lanes.h",
+    "cpu_turn.h",
+    "cpu_rounding.h",
+    "cpu.cpp",
+    "cpu_rows.cpp",
+    "cpu_headers.cpp",
+)
 
 # No contraction: a product and a sum fused into one rounding on one processor and not on another
 # would make the results differ.
@@ -102,7 +110,8 @@ def build(
         # Moved into its place, so that a process that has the old one loaded keeps it.
         made = f"{directory}/library"
         kind = ["-shared"] if program is None else ["-I.", str(program)]
-        _run([*compiler, *defines, *kind, "-pthread", "cpu.cpp", *objects, "-o", made])
+        rest = ["-pthread", "cpu.cpp", "cpu_headers.cpp", *objects]
+        _run([*compiler, *defines, *kind, *rest, "-o", made])
         unfinished = target.with_name(f"{target.name}.{os.getpid()}")
         shutil.copy(made, unfinished)
         unfinished.replace(target)

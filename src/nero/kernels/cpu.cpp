@@ -159,13 +159,15 @@ NERO_EXPORT int nero_instruction_sets(const char** names, int capacity) {
   return count;
 }
 
-// One step of `count` tensors, whose step counts it increments. `gomp_parallel` is that function of
-// the OpenMP runtime that torch runs on, or null. Returns the number of neurons skipped; -1 for an
-// unknown instruction set and -2 where memory ran out, with nothing or some tensors updated.
-NERO_EXPORT int64_t nero_step(const nero::Tensor* tensors, const uint64_t* w, const uint64_t* g,
+// One step of `count` tensors, whose step counts it increments; `addresses` of their weights and then
+// of their gradients. `gomp_parallel` is that function of the OpenMP runtime that torch runs on, or
+// null. Returns the number of neurons skipped; -1 for an unknown instruction set and -2 where memory
+// ran out, with nothing or some tensors updated.
+NERO_EXPORT int64_t nero_step(const nero::Tensor* tensors, const uint64_t* addresses,
                               int64_t count, const nero::Group* group,
                               const char* instruction_set, int threads,
                               nero::GompParallel gomp_parallel) {
+  const uint64_t *w = addresses, *g = addresses + count;
   nero::Job job;
   job.update = nullptr;
   for (const auto& set : nero::SETS)

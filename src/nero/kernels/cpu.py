@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from operator import attrgetter, eq, is_
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nero.geometry import split_view, working_dtype
 from nero.kernels.cpu_library import GroupFields, Library, Missing, load
+from nero.kernels.headers import Headers, addresses_of
 from nero.kernels.single import Hyper, constraints, match_dtype
 from nero.neurons import AxisSpec, NeuronLayout
 from nero.rounding import Place, is_stochastic
@@ -48,32 +49,18 @@ class Described(NamedTuple):
 
 
 class Seen:
-    """All tensors of a step, with which those of the next are compared.
+    """Parameters and state of a step, with which those of the next are compared.
 
-    Flat lists and iterators that run in C: a loop over parameters takes longer than small tensors
-    take to update. Nothing that is compared is kept, or the garbage collector would run at every
-    step.
+    A flat list and iterators that run in C: a loop over parameters takes longer than small tensors
+    take to update.
     """
 
-    def __init__(
-        self,
-        params: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        states: Mapping[Tensor, dict[str, Any]],
-    ) -> None:
+    def __init__(self, params: Sequence[Tensor], states: Mapping[Tensor, dict[str, Any]]) -> None:
         self._tensors = list(_identities(params, states))  # kept alive
-        self._kinds = list(_kinds(params, gradients))
 
-    def still(
-        self,
-        params: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        states: Mapping[Tensor, dict[str, Any]],
-    ) -> bool:
-        """Whether parameters and state are the same tensors, and all layouts what they were."""
-        return all(map(is_, _identities(params, states), self._tensors)) and all(
-            map(eq, _kinds(params, gradients), self._kinds)
-        )
+    def still(self, params: Sequence[Tensor], states: Mapping[Tensor, dict[str, Any]]) -> bool:
+        """Whether parameters and state are the same tensors."""
+        return all(map(is_, _identities(params, states), self._tensors))
 
 
 def _identities(
@@ -83,14 +70,15 @@ def _identities(
     return chain(params, chain.from_iterable(values), _ENDED)
 
 
-def _kinds(params: Sequence[Tensor], gradients: Sequence[Tensor]) -> Iterator[Any]:
-    each = (type, Tensor.stride, _DTYPE, _SHAPE, _IS_CPU)
-    return chain.from_iterable(map(get, chain(params, gradients)) for get in each)
-
-
 # Unlike any tensor: of two rows of them that differ in length, the shorter differs in its end.
 _ENDED = (object(),)
-_DTYPE, _SHAPE, _IS_CPU = map(attrgetter, ("dtype", "shape", "is_cpu"))
+
+PLAIN = {Tensor, torch.nn.Parameter, torch.nn.Buffer}
+
+
+def _are_plain(params: Sequence[Tensor], gradients: Sequence[Tensor]) -> bool:
+    """Whether they are no subclasses, which may hold their entries elsewhere."""
+    return PLAIN.issuperset(map(type, params)) and {Tensor}.issuperset(map(type, gradients))
 
 
 class CpuGroup:
@@ -100,7 +88,9 @@ class CpuGroup:
         self._known: dict[Tensor, Described] = {}
         self._settings: Any = None
         self._joined = b""
-        self._seen: Seen | None = None  # where the kernel took all of them
+        # Where the kernel took all of them.
+        self._seen: Seen | None = None
+        self._headers: Headers | None = None
 
     def step(
         self,
@@ -135,19 +125,21 @@ class CpuGroup:
             self._seen = None
         params, gradients = [p for p, _ in pairs], [g for _, g in pairs]
         left: dict[Tensor, str] = {}
-        if self._seen is None or not self._seen.still(params, gradients, states):
+        headers = self._headers = self._headers or Headers(library.read_headers)
+        # Types first: what is no plain tensor may have no header.
+        same = _are_plain(params, gradients) and headers.same(params + gradients)
+        if not same or self._seen is None or not self._seen.still(params, states):
+            self._seen = None
             left = self._describe_all(pairs, states, hyper, neuron_axes, places)
-            self._seen = None if left else Seen(params, gradients, states)
+            self._seen = None if left else Seen(params, states)
         if len(left) == len(pairs) or (left and all_or_none):
             return left, 0
         if left:
-            params, gradients = zip(*(pair for pair in pairs if pair[0] not in left), strict=True)
-        skipped = library.step(
-            self._joined,
-            [*map(Tensor.data_ptr, params)],
-            [*map(Tensor.data_ptr, gradients)],
-            group_fields(hyper),
-        )
+            pairs = [pair for pair in pairs if pair[0] not in left]
+            params, gradients = [p for p, _ in pairs], [g for _, g in pairs]
+        tensors = params + gradients
+        addresses = addresses_of(tensors) if left else headers.addresses(tensors)
+        skipped = library.step(self._joined, addresses, group_fields(hyper))
         # Autograd must know that what it may have saved for a backward pass has changed.
         torch.autograd.graph.increment_version(params)
         return left, skipped
@@ -217,7 +209,7 @@ def why_not(p: Tensor, g: Tensor, state: Mapping[str, Any]) -> str:
         return f"there is no CPU kernel: {kernel.reason}"
     if p.device.type != "cpu":
         return f"it is on {p.device}"
-    if type(p) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer) or type(g) is not Tensor:
+    if not _are_plain([p], [g]):
         kind = type(g if type(p) is torch.nn.Parameter else p).__name__
         return f"it or its gradient is a {kind}"
     if p.dtype not in DTYPES or g.dtype != p.dtype:

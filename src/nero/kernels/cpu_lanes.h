@@ -13,6 +13,11 @@
 #ifndef __has_builtin
 #define __has_builtin(x) 0
 #endif
+// What lies between a row's last load and its first store has to stay in registers.
+#define NERO_INLINE inline __attribute__((always_inline))
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 namespace nero {
 namespace NERO_ISA {
@@ -169,32 +174,41 @@ template <class Half, class V> inline Half high(const V& x) {
   return part<Half, COUNT<Half>>(x, std::make_index_sequence<COUNT<Half>>());
 }
 
+NERO_INLINE Doubles widened(HalfFloats x) {
+#if defined(__AVX512F__)
+  return (Doubles)_mm512_cvtps_pd((__m256)x);  // GCC 12 makes five instructions of what follows
+#else
+  return __builtin_convertvector(x, Doubles);
+#endif
+}
+
 // Lanes in double, folded to eight.
 constexpr int FOLDED = 8;
 
-inline void fold(const Doubles (&lanes)[PARTS], double* out) { std::memcpy(out, lanes, BLOCK); }
-
-inline void fold(const Floats (&lanes)[PARTS], double* out) {
-  Doubles wide[2 * PARTS], sums[PARTS];
-  for (int k = 0; k < PARTS; ++k) {
-    wide[2 * k] = __builtin_convertvector(low<HalfFloats>(lanes[k]), Doubles);
-    wide[2 * k + 1] = __builtin_convertvector(high<HalfFloats>(lanes[k]), Doubles);
-  }
-  for (int k = 0; k < PARTS; ++k) sums[k] = wide[k] + wide[k + PARTS];
-  std::memcpy(out, sums, BLOCK);
+NERO_INLINE void fold(const Doubles (&lanes)[PARTS], Doubles (&out)[PARTS]) {
+  for (int k = 0; k < PARTS; ++k) out[k] = lanes[k];
 }
 
-inline double across(Pairs x) { return x[0] + x[1]; }
+NERO_INLINE void fold(const Floats (&lanes)[PARTS], Doubles (&out)[PARTS]) {
+  Doubles wide[2 * PARTS];
+  for (int k = 0; k < PARTS; ++k) {
+    wide[2 * k] = widened(low<HalfFloats>(lanes[k]));
+    wide[2 * k + 1] = widened(high<HalfFloats>(lanes[k]));
+  }
+  for (int k = 0; k < PARTS; ++k) out[k] = wide[k] + wide[k + PARTS];
+}
+
+NERO_INLINE double across(Pairs x) { return x[0] + x[1]; }
 #if defined(__AVX2__)
-inline double across(Quads x) { return across(low<Pairs>(x) + high<Pairs>(x)); }
+NERO_INLINE double across(Quads x) { return across(low<Pairs>(x) + high<Pairs>(x)); }
 #endif
 #if defined(__AVX512F__)
-inline double across(Doubles x) { return across(low<Quads>(x) + high<Quads>(x)); }
+NERO_INLINE double across(Doubles x) { return across(low<Quads>(x) + high<Quads>(x)); }
 #endif
 
-template <class V> inline double total(const V (&lanes)[PARTS]) {
+template <class V> NERO_INLINE double total(const V (&lanes)[PARTS]) {
   Doubles sums[PARTS];
-  fold(lanes, (double*)sums);
+  fold(lanes, sums);
   for (int half = PARTS / 2; half; half /= 2)
     for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
   return across(sums[0]);

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from nero.kernels.build import LIBRARY, source_digest
+from nero.kernels.headers import Addresses
 
 INSTRUCTION_SET = "NERO_CPU"
 """The environment variable that forces an instruction set, or "none" for no kernel."""
@@ -47,6 +47,7 @@ class Library:
     Attributes:
         instruction_sets: those that the library and the processor have, the best one last.
         instruction_set: the one in use.
+        read_headers: the kernel's `nero_headers`, for `nero.kernels.headers.Headers`.
 
     Raises:
         OSError: it cannot be loaded.
@@ -71,34 +72,40 @@ class Library:
         self._step.argtypes = (
             ctypes.c_char_p,
             ctypes.c_void_p,
-            ctypes.c_void_p,
             ctypes.c_int64,
             ctypes.c_void_p,
             ctypes.c_char_p,
             ctypes.c_int,
             ctypes.c_void_p,
         )
+        # Looks at Python's objects, so it keeps Python's lock, and raises what they raise.
+        self.read_headers = ctypes.PyDLL(str(path)).nero_headers
+        self.read_headers.restype = ctypes.c_int64
+        self.read_headers.argtypes = (
+            ctypes.py_object,
+            ctypes.c_int64,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_int64,
+        )
 
-    def step(
-        self, records: bytes, weights: Sequence[int], gradients: Sequence[int], group: GroupFields
-    ) -> int:
+    def step(self, records: bytes, addresses: Addresses, group: GroupFields) -> int:
         """Update the tensors at these addresses; returns how many neurons were skipped.
 
         Args:
             records: one after another, what cpu.h calls a Tensor.
-            weights: addresses.
-            gradients: addresses.
+            addresses: of all weights and, after them, of all gradients.
             group: hyperparameters.
 
         Raises:
             MemoryError: a thread found no room for gathered neurons.
         """
-        addresses = ctypes.c_uint64 * len(weights)
         skipped = self._step(
             records,
-            addresses(*weights),
-            addresses(*gradients),
-            len(weights),
+            addresses,
+            len(addresses) // 2,
             ctypes.byref(group),
             self._name,
             torch.get_num_threads(),

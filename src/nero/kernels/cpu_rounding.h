@@ -98,6 +98,7 @@ template <class S> int64_t update_rounded(const Work& work, int64_t begin, int64
   const Tensor& t = *work.tensor;
   const int64_t n = t.fan_in, row = scratch_row(n);
   const Noise noise(*t.seed, *t.step);
+  const Terms terms(work);
   float* own_w = (float*)work.scratch;
   float *own_g = own_w + row, *own_m = t.m ? own_g + row : nullptr;
   int64_t skipped = 0;
@@ -111,7 +112,7 @@ template <class S> int64_t update_rounded(const Work& work, int64_t begin, int64
       if (m) own_m[k] = get(m + entry.m);
     });
     skipped += !(n == 1 ? update_entry(work, neuron_at<float>(work, neuron), own_w, own_g, own_m)
-                        : update_row(work, neuron, own_w, own_g, own_m, n));
+                        : update_row(work, terms, neuron, own_w, own_g, own_m, n));
     at_each(t.fan_in_loops, 0, n, [&](int64_t k, const Spot& entry) {
       put_rounded(w + entry.w, own_w[k], noise.bits(t.offset + start.i + entry.i));
       if (m) put(m + entry.m, own_m[k]);

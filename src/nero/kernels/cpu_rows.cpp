@@ -56,6 +56,7 @@ int64_t update_gathered(const Work& work, int64_t begin, int64_t end) {
   C* own_m = (C*)work.scratch;
   S* own_w = (S*)(own_m + (m ? work.scratch_neurons * row : 0));
   S* own_g = own_w + work.scratch_neurons * row;
+  const Terms terms(work);
   int64_t skipped = 0;
   for (int64_t first = begin; first < end; first += work.scratch_neurons) {
     const int64_t left = end - first, count = left < work.scratch_neurons ? left : work.scratch_neurons;
@@ -71,7 +72,7 @@ int64_t update_gathered(const Work& work, int64_t begin, int64_t end) {
     each((S*)g, own_g, &Offsets::g, &Loops::g, false);
     if (m) each(m, own_m, &Offsets::m, &Loops::m, false);
     for (int64_t k = 0; k < count; ++k)
-      skipped += !update_row<S, C>(work, first + k, own_w + k * row,
+      skipped += !update_row<S, C>(work, terms, first + k, own_w + k * row,
                                    own_g + k * row, m ? own_m + k * row : nullptr, n);
     each(w, own_w, &Offsets::w, &Loops::w, true);
     if (m) each(m, own_m, &Offsets::m, &Loops::m, true);
@@ -187,15 +188,21 @@ template <class S, class C> struct ShortRows {
   Sums sums[TOGETHER];
   double folded[5][TOGETHER][FOLDED] = {};
 
+  template <class V> static void keep(const V (&lanes)[PARTS], double* out) {
+    Doubles sums[PARTS];
+    fold(lanes, sums);
+    std::memcpy(out, sums, BLOCK);
+  }
+
   void sum(int r, const S* w, const S* g, int64_t n) {
     LaneSums<typename Lanes<S>::Vector> lanes;
     sums[r] = Sums();
     sum_lanes(w, g, n, sums[r], lanes);
-    fold(lanes.g, folded[0][r]);
-    fold(lanes.gg, folded[1][r]);
-    fold(lanes.w, folded[2][r]);
-    fold(lanes.ww, folded[3][r]);
-    fold(lanes.wg, folded[4][r]);
+    keep(lanes.g, folded[0][r]);
+    keep(lanes.gg, folded[1][r]);
+    keep(lanes.w, folded[2][r]);
+    keep(lanes.ww, folded[3][r]);
+    keep(lanes.wg, folded[4][r]);
   }
 
   void write(Plans<C, TOGETHER>& plans) const {
@@ -267,6 +274,7 @@ template <class S, class C> int64_t update_singly(const Work& work, int64_t begi
   const Loops& loops = t.neurons;
   [[maybe_unused]] const bool together = t.fan_in == 1 && !t.m && !(t.flags & NORMALIZE) &&
                                          loops.count == 1 && loops.w[0] == 1 && loops.g[0] == 1;
+  const Terms terms(work);
   int64_t skipped = 0;
   for (int64_t i = begin; i < end; ++i) {
     Offsets at = offsets(loops, i);
@@ -280,7 +288,7 @@ template <class S, class C> int64_t update_singly(const Work& work, int64_t begi
       }
     }
     skipped += !(t.fan_in == 1 ? update_entry(work, neuron_at<C>(work, i), w, g, m)
-                               : update_row(work, i, w, g, m, t.fan_in));
+                               : update_row(work, terms, i, w, g, m, t.fan_in));
   }
   return skipped;
 }

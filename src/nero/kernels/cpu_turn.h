@@ -52,7 +52,7 @@ template <class V> struct LaneSums {
       add_lanes(ws, gs);
     }
   }
-  void flush(Sums& s) {
+  NERO_INLINE void flush(Sums& s) {
     s.g += total(g); s.gg += total(gg); s.w += total(w); s.ww += total(ww); s.wg += total(wg);
     *this = LaneSums();
   }
@@ -61,7 +61,7 @@ template <class V> struct LaneSums {
 // Sums up a row. The last lanes are left to be added to the sums, so that those of several rows can
 // be added up side by side.
 template <class S, class G>
-inline void sum_lanes(const S* w, const G* g, int64_t n, Sums& sums,
+NERO_INLINE void sum_lanes(const S* w, const G* g, int64_t n, Sums& sums,
                       LaneSums<typename Lanes<S>::Vector>& lanes) {
   constexpr int64_t block = ENTRIES<S, G>;
   int64_t i = 0;
@@ -78,7 +78,7 @@ inline void sum_lanes(const S* w, const G* g, int64_t n, Sums& sums,
   }
 }
 
-template <class S, class G> Sums sum_up(const S* w, const G* g, int64_t n) {
+template <class S, class G> NERO_INLINE Sums sum_up(const S* w, const G* g, int64_t n) {
   Sums sums;
   LaneSums<typename Lanes<S>::Vector> lanes;
   sum_lanes(w, g, n, sums, lanes);
@@ -86,7 +86,7 @@ template <class S, class G> Sums sum_up(const S* w, const G* g, int64_t n) {
   return sums;
 }
 
-template <class C> inline bool in_range(double squares, int64_t n) {
+template <class C> inline bool in_range(double squares, double n) {
   return (squares >= Range<C>::LEAST * n) & (squares <= Range<C>::MOST);
 }
 
@@ -107,6 +107,16 @@ template <class G> double careful_norm(const G* g, int64_t n) {
 }
 
 // ---- pass 2: the turn -----------------------------------------------------------------------
+
+// Memory would be idle while a row is turned out of the cache. Of rows that leave room in the first
+// cache, a block of the next one is fetched for so many that are turned. With vectors of 32 bytes
+// it made them slower (docs/log.md).
+constexpr int AHEAD = 4;
+constexpr int64_t LEAST_FETCHED = 1024, MOST_FETCHED = 4608;  // bytes of weights in a row
+
+inline bool is_fetched_ahead(int64_t bytes) {
+  return VECTOR == 64 && bytes >= LEAST_FETCHED && bytes <= MOST_FETCHED;
+}
 
 // w <- (w - k g - mean) * stretch
 template <class S> struct Turning {
@@ -135,8 +145,19 @@ template <class S> struct Turning {
 
   // A row of n entries that was just summed up, from its end, which is still nearest in the cache.
   template <class G> void row(S* w, const G* g, int64_t n) const {
+    constexpr int64_t size = ENTRIES<S, G>;
     tail(w, g, n);
-    for (int64_t i = n - n % ENTRIES<S, G>; (i -= ENTRIES<S, G>) >= 0;) block(w + i, g + i);
+    int64_t i = n - n % size;
+    if (is_fetched_ahead(n * (int64_t)sizeof(S))) {
+      const S* next_w = w + n;
+      const G* next_g = g + n;
+      for (; i >= AHEAD * size; next_w += size, next_g += size) {
+        __builtin_prefetch(next_w);
+        __builtin_prefetch(next_g);
+        for (int k = 0; k < AHEAD; ++k) i -= size, block(w + i, g + i);
+      }
+    }
+    while ((i -= size) >= 0) block(w + i, g + i);
   }
 
   // The last entries of a row of n, fewer than a block.
@@ -286,7 +307,7 @@ template <class C, int N> struct Plans {
   }
 
   // No branches, so that the compiler takes several neurons at a time.
-  void plan(const Terms& t) {
+  NERO_INLINE void plan(const Terms& t) {
     for (int i = 0; i < N; ++i) {
       const double old = rms[i], own = radius[i];
       const double now = (C)std::sqrt(t.old_weight * old * old + t.new_weight * gg[i]);
@@ -306,7 +327,7 @@ template <class C, int N> struct Plans {
 
   // Turns neuron `index`, of which this is the i-th plan. False where it was skipped.
   template <class S, class G>
-  bool carry_out(const Work& work, int64_t index, int i, S* w, const G* g) const {
+  NERO_INLINE bool carry_out(const Work& work, int64_t index, int i, S* w, const G* g) const {
     const int64_t n = work.tensor->fan_in;
     Neuron<C> neuron = neuron_at<C>(work, index);
     if (easy[i] == 0) return turn_carefully(work, neuron, w, g, n);
@@ -317,23 +338,23 @@ template <class C, int N> struct Plans {
 };
 
 template <class S, class G, class C>
-bool turn(const Work& work, int64_t index, S* w, const G* g, int64_t n) {
+bool turn(const Work& work, const Terms& terms, int64_t index, S* w, const G* g, int64_t n) {
   Plans<C, 1> plans;
-  plans.set(0, sum_up(w, g, n));
   plans.remembered(work, index, 1);
-  plans.plan(Terms(work));
+  plans.set(0, sum_up(w, g, n));
+  plans.plan(terms);
   return plans.carry_out(work, index, 0, w, g);
 }
 
 // One neuron whose entries lie in a row. Returns whether its gradient was finite.
 template <class S, class C>
-bool update_row(const Work& work, int64_t index, S* w, const S* g, C* m, int64_t n) {
-  if (!m) return turn<S, S, C>(work, index, w, g, n);
+bool update_row(const Work& work, const Terms& terms, int64_t index, S* w, const S* g, C* m, int64_t n) {
+  if (!m) return turn<S, S, C>(work, terms, index, w, g, n);
   double squares = sum_up(g, g, n).gg;
   double g_norm = (C)(in_range<C>(squares, n) ? std::sqrt(squares) : careful_norm(g, n));
   if (!std::isfinite(g_norm) && work.group->nonfinite == SKIP) return false;
   average(m, g, n, work.group->momentum);
-  turn<S, C, C>(work, index, w, (const C*)m, n);
+  turn<S, C, C>(work, terms, index, w, (const C*)m, n);
   return std::isfinite(g_norm);
 }
 

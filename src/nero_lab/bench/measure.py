@@ -36,7 +36,7 @@ SLOW = 2.0
 class Settings:
     """How long to measure."""
 
-    rounds: int = 15
+    rounds: int = 45
     """how often contestants step"""
     least: int = 5
     """how often the slowest ones do"""
