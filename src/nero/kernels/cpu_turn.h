@@ -109,13 +109,12 @@ template <class G> double careful_norm(const G* g, int64_t n) {
 // ---- pass 2: the turn -----------------------------------------------------------------------
 
 // Memory would be idle while a row is turned out of the cache. Of rows that leave room in the first
-// cache, a block of the next one is fetched for so many that are turned. With vectors of 32 bytes
-// it made them slower (docs/log.md).
+// cache, a block of the next one is fetched for so many that are turned.
 constexpr int AHEAD = 4;
 constexpr int64_t LEAST_FETCHED = 1024, MOST_FETCHED = 4608;  // bytes of weights in a row
 
 inline bool is_fetched_ahead(int64_t bytes) {
-  return VECTOR == 64 && bytes >= LEAST_FETCHED && bytes <= MOST_FETCHED;
+  return bytes >= LEAST_FETCHED && bytes <= MOST_FETCHED;
 }
 
 // w <- (w - k g - mean) * stretch
@@ -348,7 +347,8 @@ bool turn(const Work& work, const Terms& terms, int64_t index, S* w, const G* g,
 
 // One neuron whose entries lie in a row. Returns whether its gradient was finite.
 template <class S, class C>
-bool update_row(const Work& work, const Terms& terms, int64_t index, S* w, const S* g, C* m, int64_t n) {
+bool update_row(const Work& work, const Terms& terms, int64_t index, S* w, const S* g, C* m,
+                int64_t n) {
   if (!m) return turn<S, S, C>(work, terms, index, w, g, n);
   double squares = sum_up(g, g, n).gg;
   double g_norm = (C)(in_range<C>(squares, n) ? std::sqrt(squares) : careful_norm(g, n));
