@@ -113,8 +113,21 @@ void run(void* data) {
   std::free(scratch);
 }
 
-Work start(const Tensor& tensor, const Group& group, void* w, const void* g) {
-  double t = (*tensor.step += 1);
+// What a group's step owes to a tensor's count of steps; most tensors have the same count.
+struct Corrections {
+  double count = 0, debias_m = 1, rate = 0;
+
+  void at(double t, const Group& group) {
+    if (t == count) return;
+    const double debias = group.beta > 0 ? -std::expm1(t * std::log(group.beta)) : 1;
+    count = t;
+    debias_m = group.momentum > 0 ? -std::expm1(t * std::log(group.momentum)) : 1;
+    rate = group.lr * std::sqrt(debias) / debias_m;
+  }
+};
+
+Work start(const Tensor& tensor, const Group& group, void* w, const void* g, Corrections& now) {
+  now.at(*tensor.step += 1, group);
   Work work{};
   work.tensor = &tensor;
   work.group = &group;
@@ -122,9 +135,8 @@ Work start(const Tensor& tensor, const Group& group, void* w, const void* g) {
   work.g = g;
   work.root_beta = std::sqrt(group.beta);
   work.root_rest = std::sqrt(1 - group.beta);
-  double debias = group.beta > 0 ? -std::expm1(t * std::log(group.beta)) : 1;
-  work.debias_m = group.momentum > 0 ? -std::expm1(t * std::log(group.momentum)) : 1;
-  work.rate = group.lr * std::sqrt(debias) / work.debias_m;
+  work.debias_m = now.debias_m;
+  work.rate = now.rate;
   work.scratch_neurons = is_rounded(tensor) ? 1 : is_row(tensor) ? 0 : gathered_at_once(tensor);
   return work;
 }
@@ -179,9 +191,10 @@ NERO_EXPORT int64_t nero_step(const nero::Tensor* tensors, const uint64_t* addre
   job.works.reserve(count);
   job.per_chunk.reserve(count);
   job.chunks.reserve(count);
+  nero::Corrections corrections;
   for (int64_t i = 0; i < count; ++i) {
     const nero::Tensor& t = tensors[i];
-    job.works.push_back(nero::start(t, *group, (void*)w[i], (const void*)g[i]));
+    job.works.push_back(nero::start(t, *group, (void*)w[i], (const void*)g[i], corrections));
     int64_t size = chunk / (t.fan_in > 0 ? t.fan_in : 1);
     int64_t together = job.works.back().scratch_neurons;
     // Whole blocks of lanes, so that the same neurons share one however the threads are.
