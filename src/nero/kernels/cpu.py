@@ -139,10 +139,10 @@ class CpuGroup:
             params, gradients = [p for p, _ in pairs], [g for _, g in pairs]
         tensors = params + gradients
         addresses = addresses_of(tensors) if left else headers.addresses(tensors)
-        skipped = library.step(self._joined, addresses, group_fields(hyper))
-        # Autograd must know that what it may have saved for a backward pass has changed.
+        # Autograd must know that what it may have saved for a backward pass changes. Told before,
+        # since the kernel drives the tensors' headers out of the cache.
         torch.autograd.graph.increment_version(params)
-        return left, skipped
+        return left, library.step(self._joined, addresses, group_fields(hyper))
 
     def _describe_all(
         self,
