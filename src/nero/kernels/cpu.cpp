@@ -8,6 +8,9 @@
 #include <cstring>
 #include <thread>
 #include <vector>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace nero {
 namespace {
@@ -34,6 +37,18 @@ bool has_avx512() {
 #if defined(__x86_64__)
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#else
+  return false;
+#endif
+}
+
+// Fetching rows ahead takes up to 8 % off a step on AMD's family 25 (Zen 4) and adds up to 60 % on its
+// family 26 (Zen 5), whose own fetching it interrupts. Others were not measured.
+bool gains_from_fetching() {
+#if defined(__x86_64__)
+  unsigned version = 0, rest;
+  __get_cpuid(1, &version, &rest, &rest, &rest);
+  return (version >> 8 & 15) + (version >> 20 & 255) == 25;
 #else
   return false;
 #endif
@@ -137,6 +152,8 @@ Work start(const Tensor& tensor, const Group& group, void* w, const void* g, Cor
   work.root_rest = std::sqrt(1 - group.beta);
   work.debias_m = now.debias_m;
   work.rate = now.rate;
+  static const bool fetches = gains_from_fetching();
+  work.fetches = fetches;
   work.scratch_neurons = is_rounded(tensor) ? 1 : is_row(tensor) ? 0 : gathered_at_once(tensor);
   return work;
 }

@@ -50,6 +50,7 @@ struct Work {
   double rate;                     // lr sqrt(1 - beta^t) / (1 - momentum^t)
   void* scratch;                   // gathered neurons, see scratch_row
   int64_t scratch_neurons;         // how many fit into it; 0 where neurons are rows in memory
+  bool fetches;                    // whether this processor gains from fetching rows ahead
 };
 
 // Updates neurons begin to end; returns how many were skipped because of their gradient.

@@ -108,13 +108,13 @@ template <class G> double careful_norm(const G* g, int64_t n) {
 
 // ---- pass 2: the turn -----------------------------------------------------------------------
 
-// Memory would be idle while a row is turned out of the cache. Of rows that leave room in the first
-// cache, a block of the next one is fetched for so many that are turned.
+// Memory may be idle while a row is turned out of the cache. Where that helps (Work::fetches), a block
+// of the next row is fetched for so many that are turned, if rows leave room in the first cache.
 constexpr int AHEAD = 4;
 constexpr int64_t LEAST_FETCHED = 1024, MOST_FETCHED = 4608;  // bytes of weights in a row
 
-inline bool is_fetched_ahead(int64_t bytes) {
-  return bytes >= LEAST_FETCHED && bytes <= MOST_FETCHED;
+inline bool is_fetched_ahead(const Work& work, int64_t bytes) {
+  return work.fetches && bytes >= LEAST_FETCHED && bytes <= MOST_FETCHED;
 }
 
 // w <- (w - k g - mean) * stretch
@@ -143,18 +143,18 @@ template <class S> struct Turning {
   }
 
   // A row of n entries that was just summed up, from its end, which is still nearest in the cache.
-  template <class G> void row(S* w, const G* g, int64_t n) const {
+  template <class G> void row(S* w, const G* g, int64_t n, bool fetches) const {
     constexpr int64_t size = ENTRIES<S, G>;
     tail(w, g, n);
     int64_t i = n - n % size;
-    if (is_fetched_ahead(n * (int64_t)sizeof(S))) {
-      const S* next_w = w + n;
-      const G* next_g = g + n;
-      for (; i >= AHEAD * size; next_w += size, next_g += size) {
+    const S* next_w = w + n;
+    const G* next_g = g + n;
+    for (; i >= AHEAD * size; next_w += size, next_g += size) {
+      if (fetches) {
         __builtin_prefetch(next_w);
         __builtin_prefetch(next_g);
-        for (int k = 0; k < AHEAD; ++k) i -= size, block(w + i, g + i);
       }
+      for (int k = 0; k < AHEAD; ++k) i -= size, block(w + i, g + i);
     }
     while ((i -= size) >= 0) block(w + i, g + i);
   }
@@ -331,7 +331,8 @@ template <class C, int N> struct Plans {
     Neuron<C> neuron = neuron_at<C>(work, index);
     if (easy[i] == 0) return turn_carefully(work, neuron, w, g, n);
     put(neuron.rms, (C)rms[i]);
-    Turning<S>(k[i], mean[i], stretch[i]).row(w, g, n);
+    const bool fetches = is_fetched_ahead(work, n * (int64_t)sizeof(S));
+    Turning<S>(k[i], mean[i], stretch[i]).row(w, g, n, fetches);
     return true;
   }
 };
