@@ -51,19 +51,21 @@ class Dispatch:
         self,
         index: int,
         group: dict[str, Any],
+        pairs: Pairs,
         states: States,
         cut: list[CutStep],
         position: int | None = None,
     ) -> list[Count]:
-        """Update the parameters of the index-th group that have a gradient, and count their steps.
+        """Update parameters of the index-th group and count their steps.
 
         Args:
             index: which group it is.
             group: the group.
+            pairs: those of its parameters that have a gradient, with it.
             states: the state of its parameters.
             cut: receives those whose neurons are cut between processes instead, for `update_cut`:
                 so the groups of a step share their communication.
-            position: the one parameter of the group to update; None for all.
+            position: the one parameter of the group that is stepped; None for all.
 
         Returns:
             Counts of skipped neurons, 0-d, to be added up by where they were counted.
@@ -71,12 +73,9 @@ class Dispatch:
         Raises:
             RuntimeError: with `fused=True`, a gradient that the kernel cannot take.
         """
-        params = group["params"] if position is None else [group["params"][position]]
-        gradients = [p.grad for p in params]
-        pairs = [(p, g) for p, g in zip(params, gradients, strict=True) if g is not None]
         complete_state(index, group, states, position)
         # What is asked of each parameter here takes longer than small tensors take to update.
-        distributed = any_dtensor(params)
+        distributed = any_dtensor(p for p, _ in pairs)
         if distributed or not self._describes(group):
             for p, _ in pairs:
                 match_dtype(p, states[p])

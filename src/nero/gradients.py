@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nero.distributed.local import gradient_of
+from nero.distributed.local import Pairs, gradient_of
 from nero.distributed.shards import any_dtensor, as_dtensor, is_dtensor, local
 from nero.groups import parameter_name
+
+_STRIDED = {torch.strided}
 
 
 class Suspect(NamedTuple):
@@ -19,24 +21,26 @@ class Suspect(NamedTuple):
     name: str
 
 
-def check_gradients(groups: list[dict[str, Any]], position: int | None = None) -> None:
-    """Raise if a gradient is sparse, on another mesh, or not finite where that has to be told.
+def checked_gradients(groups: list[dict[str, Any]], position: int | None = None) -> list[Pairs]:
+    """Return the parameters of each group that have a gradient, with it.
 
     Args:
         groups: the groups that are stepped together.
         position: the one parameter of each to look at; None for all.
 
     Raises:
-        RuntimeError: such a gradient, with its parameter's name; in every process, whichever of
-            them holds the entry.
+        RuntimeError: a gradient is sparse, on another mesh, or not finite where that has to be
+            told, with its parameter's name; in every process, whichever of them holds the entry.
     """
+    all_pairs = []
     suspects: list[Suspect] = []
     for group in groups:
         params = group["params"] if position is None else [group["params"][position]]
-        strict = group["nonfinite"] == "raise"
         gradients = [p.grad for p in params]
-        strided = torch.strided
-        dense = all([g is None or g.layout == strided for g in gradients])
+        pairs = [(p, g) for p, g in zip(params, gradients, strict=True) if g is not None]
+        all_pairs.append(pairs)
+        strict = group["nonfinite"] == "raise"
+        dense = _STRIDED.issuperset([g.layout for _, g in pairs])
         if dense and not strict and not any_dtensor(params):
             continue
         for index in range(len(group["params"])) if position is None else (position,):
@@ -45,9 +49,8 @@ def check_gradients(groups: list[dict[str, Any]], position: int | None = None) -
                 _check_kind(p, group, index)
                 if strict:
                     suspects.append(Suspect(p, parameter_name(group, index)))
-    if not suspects:
-        return
-    bad = [each.name for each, ok in zip(suspects, _finite(suspects), strict=True) if not ok]
+    finite = _finite(suspects) if suspects else []
+    bad = [each.name for each, ok in zip(suspects, finite, strict=True) if not ok]
     if bad:
         changed = "no weight was changed"
         if position is not None:  # others have been stepped in this backward pass already
@@ -57,6 +60,7 @@ def check_gradients(groups: list[dict[str, Any]], position: int | None = None) -
             f'NaN or infinity, and nonfinite="raise"; {changed}. '
             'nonfinite="skip" passes such neurons over'
         )
+    return all_pairs
 
 
 def _check_kind(p: Tensor, group: dict[str, Any], index: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from nero.distributed.counts import home_of, total_count
 from nero.distributed.shards import full
 from nero.distributed.turn import CutStep
 from nero.geometry import neuron_mean, neuron_norm, project_, working_dtype
-from nero.gradients import check_gradients
+from nero.gradients import checked_gradients
 from nero.groups import (
     OPTIONS,
     check_group,
@@ -246,22 +246,22 @@ class Nero(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        check_gradients(self.param_groups)  # all of them before anything changes
-        self._update([(index, None) for index in range(len(self.param_groups))])
+        self._update(range(len(self.param_groups)))
         return loss
 
     @torch.no_grad()
     def _step_one(self, index: int, position: int) -> None:
         """Step one parameter of the index-th group alone; `nero.step_in_backward` calls it."""
-        check_gradients([self.param_groups[index]], position)
-        self._update([(index, position)])
+        self._update([index], position)
 
-    def _update(self, places: list[tuple[int, int | None]]) -> None:
+    def _update(self, indices: Sequence[int], position: int | None = None) -> None:
+        """Step these groups, or the one parameter at `position` of each."""
+        groups = [self.param_groups[index] for index in indices]
+        gradients = checked_gradients(groups, position)  # all of them before anything changes
         cut: list[CutStep] = []
         counts = []
-        for index, position in places:
-            group = self.param_groups[index]
-            counts += self._dispatch.update(index, group, self.state, cut, position)
+        for index, group, pairs in zip(indices, groups, gradients, strict=True):
+            counts += self._dispatch.update(index, group, pairs, self.state, cut, position)
         for count, home in counts + self._dispatch.update_cut(cut):
             self._skipped[home] = count + self._skipped.get(home, 0)
 
