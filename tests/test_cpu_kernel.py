@@ -233,6 +233,23 @@ def test_steps_as_large_as_the_weights_stay_on_the_set():
         assert nero.geometry.is_balanced(w, layout, atol=2e-6).all()
 
 
+@every_momentum
+def test_parameters_of_one_group_are_corrected_by_their_own_counts_of_steps(momentum: float):
+    def weights(**options: Any) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        params = [nn.Parameter(torch.randn(4, 20, generator=generator)) for _ in range(3)]
+        optimizer = nero.Nero(params, momentum=momentum, **options)
+        for step in range(4):
+            for index, p in enumerate(params):  # the second one joins later, the third later still
+                grad = torch.randn(4, 20, generator=generator)
+                p.grad = grad if step >= index else None
+            optimizer.step()
+        return [p.detach() for p in params]
+
+    for ours, rules in zip(weights(fused=True), weights(foreach=False), strict=True):
+        torch.testing.assert_close(ours, rules, rtol=1e-5, atol=1e-6)
+
+
 def test_autograd_knows_that_the_weights_changed():
     w = nn.Parameter(torch.randn(4, 5))
     optimizer = nero.Nero([w], fused=True)
