@@ -161,11 +161,24 @@ def machine() -> dict[str, Any]:
 
 def _cpu() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        named = named_processor(Path("/proc/cpuinfo").read_text("utf-8"))
     except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
+        named = ""
+    return named or platform.processor() or platform.machine()
+
+
+def named_processor(cpuinfo: str) -> str:
+    """Return what /proc/cpuinfo calls the processor, with its generation; "" if it has no name.
+
+    Makers sell several generations by one name, and the step's time depends on which it is.
+    """
+    first = cpuinfo.strip().partition("\n\n")[0]
+    fields = {
+        key.strip(): value.strip()
+        for key, _, value in (line.partition(":") for line in first.splitlines())
+    }
+    name, family = fields.get("model name", ""), fields.get("cpu family")
+    return f"{name} (family {family}, model {fields.get('model')})" if name and family else name
 
 
 def print_grids(grids: Iterator[Grid], console: Console) -> None:
