@@ -43,7 +43,7 @@ bool has_avx512() {
 }
 
 // Fetching rows ahead takes up to 8 % off a step on AMD's family 25 (Zen 4) and adds up to 60 % on its
-// family 26 (Zen 5), whose own fetching it interrupts. Others were not measured.
+// family 26 (Zen 5), whose own fetching it seems to interrupt. Others were not measured.
 bool gains_from_fetching() {
 #if defined(__x86_64__)
   unsigned version = 0, rest;
