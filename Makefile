@@ -19,7 +19,7 @@ help: ## Show this list
 # Installing compiles the CPU kernel; this does so again when its sources have changed. Without a
 # compiler everything works, only slower.
 KERNEL := src/nero/kernels/_cpu.so
-KERNEL_SOURCES := $(addprefix src/nero/kernels/,build.py cpu.h cpu_lanes.h cpu_turn.h cpu_rounding.h cpu.cpp cpu_rows.cpp cpu_headers.cpp)
+KERNEL_SOURCES := $(addprefix src/nero/kernels/,build.py cpu.h cpu_lanes.h cpu_turn.h cpu_rounding.h cpu.cpp cpu_rows.cpp cpu_seen.cpp)
 $(KERNEL): $(KERNEL_SOURCES) | $(STAMP)
 	@$(BIN)/python src/nero/kernels/build.py || true
 READY := $(STAMP) $(KERNEL)

@@ -16,8 +16,7 @@ extern "C" {
 int nero_instruction_sets(const char** names, int capacity);
 int64_t nero_step(const nero::Tensor*, const uint64_t*, int64_t, const nero::Group*, const char*, int,
                   void*);
-int64_t nero_headers(void*, int64_t, void* (*)(void*, int64_t), int (*)(void*, void*), uint64_t*,
-                     int64_t*, int64_t);
+int64_t nero_look(const void*, void*, int64_t, void*, void*, void*, uint64_t*, void*, int64_t*, int64_t);
 }
 
 using namespace nero;
@@ -170,7 +169,7 @@ void run_case(int64_t number, const char** sets, int set_count) {
       fail("an entry of another tensor was written", number);
 }
 
-// ---- headers of tensors, in room for notes that is exact or too short --------------------------
+// ---- a look at tensors, in room for notes that is exact or too short ----------------------------
 
 struct Header {  // DLTensor of dlpack.h
   uint64_t data;
@@ -181,12 +180,35 @@ struct Header {  // DLTensor of dlpack.h
   uint64_t offset;
 };
 
-struct Named {  // what stands for a Python object
-  Header header;
-  std::vector<int64_t> shape, strides;
-};
+// What stands for Python's objects. References that are handed out are counted.
+int64_t references = 0;
+char none, grad, tensor_class, parameter_class, buffer_class, other_class;
 
-void* item_of(void* list, int64_t index) { return &(*(std::vector<Named>*)list)[index]; }
+struct Named {  // a tensor
+  Header header{};
+  std::vector<int64_t> shape, strides;
+  void *type = &tensor_class, *gradient = &none;
+};
+using List = std::vector<void*>;
+using Dict = std::vector<std::pair<void*, void*>>;  // a null key is an entry that was deleted
+
+void* item_of(void* list, int64_t index) { return (*(List*)list)[index]; }
+int append_to(void* list, void* object) { return ((List*)list)->push_back(object), 0; }
+void* attribute_of(void* object, void* name) {
+  if (name != &grad) return nullptr;
+  return ++references, ((Named*)object)->gradient;
+}
+void* type_of(void* object) { return ++references, ((Named*)object)->type; }
+void release(void*) { --references; }
+
+int next_of(void* dict, int64_t* place, void** key, void** value) {
+  const Dict& entries = *(Dict*)dict;
+  while (*place < (int64_t)entries.size() && !entries[*place].first) ++*place;
+  if (*place >= (int64_t)entries.size()) return 0;
+  *key = entries[*place].first;
+  *value = entries[*place].second;
+  return ++*place, 1;
+}
 
 int read_header(void* object, void* out) {
   Named& named = *(Named*)object;
@@ -196,37 +218,125 @@ int read_header(void* object, void* out) {
   return named.header.axes < 0 ? -1 : 0;
 }
 
-void run_headers(int64_t number) {
-  std::vector<Named> list(between(1, 6));
-  int64_t size = 1;
-  for (Named& named : list) {
-    const int32_t axes = (int32_t)below(5);
-    named.header = {random_bits(), 1, 0, axes, 2, (uint8_t)(16 << below(3)), 1, nullptr, nullptr,
-                    (uint64_t)below(64)};
-    for (int32_t axis = 0; axis < axes; ++axis) {
-      named.shape.push_back(below(9));
-      named.strides.push_back(below(99));
-    }
-    size += 3 + 2 * axes;
+struct Python {
+  void *item = (void*)item_of, *append = (void*)append_to, *attribute = (void*)attribute_of,
+       *type = (void*)type_of, *next = (void*)next_of, *released = (void*)release,
+       *read = (void*)read_header, *name = &grad, *nothing = &none, *tensor = &tensor_class,
+       *parameter = &parameter_class, *buffer = &buffer_class;
+} python;
+
+void make(Named& named) {
+  const int32_t axes = (int32_t)below(5);
+  named.header = {random_bits(), 1, 0, axes, 2, (uint8_t)(16 << below(3)), 1, nullptr, nullptr,
+                  (uint64_t)below(64)};
+  for (int32_t axis = 0; axis < axes; ++axis) {
+    named.shape.push_back(below(9));
+    named.strides.push_back(below(99));
   }
-  std::vector<uint64_t> addresses(list.size());
-  auto read = [&](std::vector<int64_t>& notes) {
-    return nero_headers(&list, (int64_t)list.size(), item_of, read_header, addresses.data(),
-                        notes.data(), (int64_t)notes.size());
+}
+
+void change(Named& named) {
+  const int64_t axis = named.shape.empty() ? -1 : below((int64_t)named.shape.size());
+  if (axis < 0 || chance(20)) named.header.bits ^= 1;
+  else (chance(50) ? named.shape : named.strides)[axis] += 1;
+}
+
+void run_look(int64_t number) {
+  const int64_t count = between(1, 20);
+  std::vector<Named> params(count), gradients(count), tensors(5 * count);
+  std::vector<Dict> inner(count);
+  List list, given, expected;
+  Dict states;
+  std::vector<uint64_t> where;
+  int64_t size = 1;
+  for (int64_t i = 0; i < count; ++i) {
+    make(params[i]);
+    make(gradients[i]);
+    params[i].type = chance(80) ? &parameter_class : &tensor_class;
+    for (int64_t j = below(5); j > 0; --j) {
+      if (chance(20)) inner[i].push_back({nullptr, nullptr});
+      Named& tensor = tensors[5 * i + j];
+      make(tensor);
+      if (chance(10)) tensor.type = &other_class;  // any object may be in a state
+      inner[i].push_back({&tensor, &tensor});
+    }
+    if (chance(20)) states.push_back({nullptr, nullptr});
+    states.push_back({&params[i], &inner[i]});
+    list.push_back(&params[i]);
+    if (chance(20)) continue;
+    params[i].gradient = &gradients[i];
+    expected.push_back(&gradients[i]);
+    for (Named* named : {&params[i], &gradients[i]}) {
+      where.push_back(named->header.data + named->header.offset);
+      size += 3 + 2 * named->header.axes;
+    }
+    size += 1;
+    for (auto& entry : inner[i]) {
+      Named* named = (Named*)entry.second;
+      if (named) size += named->type == &other_class ? 2 : 5 + 2 * named->header.axes;
+    }
+  }
+  if (chance(30)) std::shuffle(states.begin(), states.end(), random_bits);
+  std::vector<uint64_t> addresses(2 * count);
+  std::vector<uint64_t> hints(19 * count);  // as many numbers as a Hint has
+  List found;
+  auto look = [&](std::vector<int64_t>& notes) {
+    found.clear();
+    return nero_look(&python, &list, count, &none, &found, &states, addresses.data(), hints.data(),
+                     notes.data(), (int64_t)notes.size());
   };
   std::vector<int64_t> exact(size), short_of(below(size));
-  if (read(short_of) != size || read(short_of) != size) fail("short notes were taken", number);
-  if (read(exact) != size) fail("new headers were not noticed", number);
-  if (read(exact) != 0) fail("the same headers were not recognised", number);
-  Named& one = list[below((int64_t)list.size())];
-  for (size_t i = 0; i < list.size(); ++i)
-    if (addresses[i] != list[i].header.data + list[i].header.offset) fail("a wrong address", number);
-  const int64_t axis = one.shape.empty() ? -1 : below((int64_t)one.shape.size());
-  if (axis < 0 || chance(20)) one.header.bits ^= 1;
-  else (chance(50) ? one.shape : one.strides)[axis] += 1;
-  if (read(exact) != size) fail("a header that changed was not noticed", number);
-  one.header.axes = -1;
-  if (read(exact) != -1) fail("an object without a header was taken", number);
+  if (look(short_of) != size || look(short_of) != size) fail("short notes were taken", number);
+  if (look(exact) != size) fail("new tensors were not noticed", number);
+  for (auto& hint : hints)  // any guess will do
+    if (chance(10)) hint = chance(50) ? random_bits() : (uint64_t)below(count);
+  if (look(exact) != 0) fail("the same tensors were not recognised", number);
+  if (found != expected) fail("other gradients were found", number);
+  if (!std::equal(where.begin(), where.end(), addresses.begin())) fail("a wrong address", number);
+  // The same, given the gradients of those that have one.
+  List with;
+  for (void* p : list)
+    if (((Named*)p)->gradient != &none) with.push_back(p);
+  found.clear();
+  if (nero_look(&python, &with, (int64_t)with.size(), &expected, &found, &states, addresses.data(),
+                hints.data(), exact.data(), size) != 0 || !found.empty())
+    fail("given gradients were not recognised", number);
+  if (with.empty()) return;
+  Named& one = *(Named*)with[below((int64_t)with.size())];
+  const int64_t i = &one - params.data();
+  switch (below(7)) {
+    case 0: change(one); break;
+    case 1: change(gradients[i]); break;
+    case 2: one.gradient = &none; break;
+    case 3: inner[i].push_back({&none, &one}); break;
+    case 4:
+      if (inner[i].empty()) return;
+      inner[i].back().first = &none;
+      break;
+    case 5: {
+      Named* named = inner[i].empty() ? nullptr : (Named*)inner[i].back().second;
+      if (!named || named->type == &other_class) return;
+      if (chance(50)) change(*named);
+      else named->header.data += 1;
+      break;
+    }
+    case 6: {
+      Named* other = (Named*)list[below(count)];
+      if (other == &one || other->gradient == &none) return;
+      std::swap(*std::find(list.begin(), list.end(), &one), *std::find(list.begin(), list.end(), other));
+    }
+  }
+  if (look(exact) <= 0) fail("a change was not noticed", number);
+  (chance(50) ? one : gradients[i]).type = &other_class;
+  one.gradient = &gradients[i];
+  if (look(exact) != -2) fail("another class was taken", number);
+  one.type = gradients[i].type = &tensor_class;
+  (chance(50) ? one : gradients[i]).header.axes = -1;
+  if (look(exact) != -1) fail("an object without a header was taken", number);
+  for (auto& entry : states)
+    if (entry.first == &one) entry.first = nullptr;
+  if (look(exact) != -2) fail("a parameter without state was taken", number);
+  if (references) fail("references were kept or given up", number);
 }
 
 int main(int count, char** arguments) {
@@ -237,7 +347,7 @@ int main(int count, char** arguments) {
   for (int64_t i = 0; i < cases; ++i) {
     random_bits.seed((uint64_t)std::atoll(arguments[2]) * 1000003u + (uint64_t)i);
     run_case(i, sets, set_count);
-    run_headers(i);
+    run_look(i);
   }
   std::printf("%lld cases, %d instruction sets\n", (long long)cases, set_count);
 }

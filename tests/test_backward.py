@@ -372,7 +372,8 @@ def test_neurons_that_sit_out_are_counted():
 
 def test_a_sparse_gradient_is_refused():
     model = nn.Embedding(4, 3, sparse=True)
-    step_in_backward(model, Nero(model.named_parameters()))
+    optimizer = Nero(model.named_parameters())
+    step_in_backward(model, optimizer)  # for as long as there is the optimizer
     with pytest.raises(RuntimeError, match=r"'weight' .* is sparse"):
         model(torch.tensor([1])).sum().backward()
 

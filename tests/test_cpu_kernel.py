@@ -4,6 +4,7 @@ it can do without itself. That its numbers are the rule's is in the tests that r
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,7 @@ from torch import Tensor, nn
 import nero
 from helpers import bits, every_constraint, every_momentum
 from nero.kernels import build, cpu_library
-from nero.kernels.cpu import Seen
 from nero.kernels.cpu_library import Library, Missing, load
-from nero.kernels.headers import Headers, reader_of_headers
 from optimizer_table import FLOAT32_TOLERANCE
 
 pytestmark = pytest.mark.skipif(
@@ -295,6 +294,32 @@ def test_a_gradient_that_does_not_fit_is_refused_before_anything_changes():
     assert bits([params, optimizer.state_dict()]) == before
 
 
+def test_a_gradient_that_is_not_in_memory_as_it_reads_goes_another_way():
+    """torch marks some tensors as negated, or as zero without memory, instead of computing them."""
+
+    def run(mark: Callable[[Tensor], Tensor], **options: Any) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        w = nn.Parameter(torch.randn(4, 6, generator=generator))
+        optimizer = nero.Nero([w], lr=0.1, **options)
+        for _ in range(2):
+            w.grad = mark(torch.randn(4, 6, generator=generator))
+            optimizer.step()
+        return w.detach()
+
+    def negated(g: Tensor) -> Tensor:
+        return torch._neg_view(-g)
+
+    def zero(g: Tensor) -> Tensor:
+        return torch._efficientzerotensor(g.shape)
+
+    torch.testing.assert_close(run(negated), run(lambda g: g), rtol=0, atol=1e-6)
+    for mark in (negated, zero):
+        with pytest.raises(RuntimeError, match=r"parameter 0 .*by a mark"):
+            run(mark, fused=True)
+    with pytest.raises(RuntimeError, match="ZeroTensor"):  # torch's own
+        run(zero)
+
+
 def test_a_parameter_that_moves_to_other_memory_is_followed():
     w = nn.Parameter(torch.randn(6, 8))
     optimizer = nero.Nero([w], fused=True)
@@ -388,93 +413,6 @@ def test_a_compiler_that_is_missing_or_fails_is_named(
 def test_the_kernel_builds_where_a_compiler_is(tmp_path: Path):
     path = build.build(tmp_path / "library.so")
     assert Library(path).instruction_sets[0] == "baseline"
-
-
-def test_what_was_seen_of_a_step_is_not_taken_for_more_or_fewer_tensors():
-    params = [torch.zeros(3, 4), torch.zeros(3, 4)]
-    states: dict[Tensor, dict[str, Any]] = {p: {"step": torch.zeros(())} for p in params}
-    seen = Seen(params, states)
-    assert seen.still(params, states)
-    assert not seen.still(params[:1], states)
-    assert not seen.still([], states)
-    more = {**states, params[1]: {**states[params[1]], "rms": torch.zeros(3, 1)}}
-    assert not seen.still(params, more)
-    fewer = {**states, params[1]: {}}
-    assert not seen.still(params, fewer)
-
-
-def headers_of(read_by: str, library: Library) -> Headers:
-    if read_by == "kernel":
-        assert reader_of_headers() is not None
-    return Headers(library.read_headers if read_by == "kernel" else None)
-
-
-every_reader = pytest.mark.parametrize("read_by", ["kernel", "attributes"])
-
-
-@every_reader
-def test_headers_tell_what_a_tensor_is_and_where(read_by: str, library: Library):
-    base = torch.randn(6, 8)
-    tensors = [
-        base,
-        base[2:, 1:],  # another first entry
-        base.T,
-        nn.Parameter(torch.randn(3, 4, 5, 2).to(memory_format=torch.channels_last)),
-        torch.tensor(1.0, dtype=torch.float64),
-        torch.zeros(0, 3),
-        torch.zeros(4, dtype=torch.bfloat16),
-    ]
-    headers = headers_of(read_by, library)
-    assert not headers.same(tensors)
-    assert headers.same(tensors)
-    assert headers.same([torch.empty_like(x) for x in tensors[3:4]] + tensors[1:]) is False
-    assert not headers.same(tensors)
-    assert list(headers.addresses(tensors)) == [x.data_ptr() for x in tensors]
-
-
-@every_reader
-@pytest.mark.parametrize(
-    "other",
-    {
-        "shape": torch.zeros(3, 5)[:, :4].T[:2].T,
-        "strides": torch.zeros(4, 3).T,
-        "dtype": torch.zeros(3, 4, dtype=torch.int32),
-        "width": torch.zeros(3, 4, dtype=torch.float64),
-        "kind of 16 bits": torch.zeros(3, 4, dtype=torch.bfloat16),
-        "axes": torch.zeros(12),
-    }.items(),
-    ids=lambda item: item[0],
-)
-def test_headers_that_differ_are_noticed(read_by: str, other: tuple[str, Tensor], library: Library):
-    plain = torch.zeros(3, 4, dtype=torch.float16 if "16" in other[0] else torch.float32)
-    headers = headers_of(read_by, library)
-    headers.same([plain, plain])
-    assert headers.same([plain, torch.ones_like(plain)])  # other entries, elsewhere
-    assert not headers.same([plain, other[1]])
-    assert headers.same([plain, other[1]])
-    assert not headers.same([plain])
-    assert not headers.same([])
-    assert not headers.same([plain, plain])
-
-
-def test_headers_that_dlpack_does_not_know_are_read_from_attributes(library: Library):
-    headers = headers_of("kernel", library)
-    elsewhere = [torch.zeros(3, 4, device="meta")]
-    assert not headers.same(elsewhere)
-    assert headers.same(elsewhere)
-    assert not headers.same([torch.zeros(3, 4)])
-
-
-def test_an_older_torch_has_its_attributes_read(monkeypatch: pytest.MonkeyPatch, library: Library):
-    new = trained(torch.float32)
-    monkeypatch.setattr("nero.kernels.headers.reader_of_headers", lambda: None)
-    assert bits(trained(torch.float32)) == bits(new)
-
-
-@pytest.mark.parametrize("major", [0, 2])
-def test_another_version_of_dlpack_is_not_used(monkeypatch: pytest.MonkeyPatch, major: int):
-    monkeypatch.setattr("nero.kernels.headers.DLPACK_VERSION", major)
-    assert reader_of_headers.__wrapped__() is None
 
 
 def test_a_weight_that_shares_its_memory_until_it_is_written_is_stepped_alone():

@@ -11,6 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
 from helpers import (
@@ -260,6 +264,60 @@ def test_step_hooks_run_around_the_step():
     optimizer.step()
     assert seen == [before, bits(w)]
     assert seen[0] != seen[1]
+
+
+def test_hooks_of_all_optimizers_run_around_the_step():
+    (w,) = weights_like((3, 4))
+    optimizer = Nero([w])
+    give_gradients([w], 0)
+    optimizer.step()
+    seen = []
+    handles = [
+        register_optimizer_step_pre_hook(lambda *_: seen.append(bits(w))),
+        register_optimizer_step_post_hook(lambda *_: seen.append(bits(w))),
+    ]
+    try:
+        before = bits(w)
+        optimizer.step()
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert seen == [before, bits(w)]
+    assert seen[0] != seen[1]
+    optimizer.step()
+    assert len(seen) == 2
+
+
+def test_a_hook_may_change_what_step_is_called_with():
+    (w,) = weights_like((3, 4))
+    optimizer = Nero([w])
+    give_gradients([w], 0)
+    handle = optimizer.register_step_pre_hook(
+        lambda optimizer, args, kwargs: (args, {"closure": lambda: kwargs["closure"]() + 1})
+    )
+    assert optimizer.step(closure=lambda: 1) == 2
+    handle.remove()
+    assert optimizer.step(closure=lambda: 1) == 1
+
+
+@pytest.mark.parametrize("subclass", [False, True])
+def test_a_profiler_sees_the_step_and_hooks_do_in_a_subclass(subclass: bool):
+    class Mine(Nero):
+        def step(self, closure: Any = None) -> Any:
+            super().step(closure)
+            return "mine"
+
+    (w,) = weights_like((3, 4))
+    optimizer = Mine([w]) if subclass else Nero([w])
+    give_gradients([w], 0)
+    seen = []
+    optimizer.register_step_pre_hook(lambda *_: seen.append(1))
+    optimizer.step()
+    assert seen
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        assert optimizer.step() == ("mine" if subclass else None)
+    names = [event.key for event in profile.key_averages()]
+    assert f"Optimizer.step#{'Mine' if subclass else 'Nero'}.step" in names
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])

@@ -7,8 +7,8 @@ path. `foreach` and `fused` override that per group.
 from __future__ import annotations
 
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,13 @@ from nero.kernels.cpu_library import INSTRUCTION_SET, Missing, load
 from nero.kernels.cuda import missing_triton
 from nero.kernels.foreach import _multi_tensor_nero
 from nero.kernels.op import fused_step
-from nero.kernels.single import _single_tensor_nero, match_dtype, tensor_step
+from nero.kernels.single import (
+    Hyper,
+    StateError,
+    _single_tensor_nero,
+    match_dtype,
+    tensor_step,
+)
 from nero.rounding import Place
 
 # How many neurons were skipped, and the device or, for DTensors, the mesh that they are on.
@@ -45,7 +51,50 @@ class Dispatch:
         self._library = load()
         # Of a group, or a part of it, and of each parameter that is stepped by itself: so none of
         # them has to be described to the kernel again.
-        self._cpu_groups: dict[Any, CpuGroup] = defaultdict(CpuGroup)
+        self._cpu_groups: dict[Any, CpuGroup] = {}
+
+    def repeat(
+        self,
+        indices: Sequence[int],
+        groups: list[dict[str, Any]],
+        states: States,
+        position: int | None = None,
+    ) -> list[Count] | None:
+        """Update groups that the CPU kernel took whole at the last step, if it can take them again.
+
+        One look at the tensors of each group then takes the place of all questions that `update`
+        asks; Python's part of a step would take as long as the update of a million weights.
+
+        Args:
+            indices: which groups they are.
+            groups: the groups.
+            states: the state of all parameters.
+            position: the one parameter of each group that is stepped; None for all.
+
+        Returns:
+            Counts of skipped neurons, as from `update`; None, with nothing updated, where anything
+            but numbers may have changed since the last step.
+        """
+        if torch.compiler.is_compiling():
+            return None
+        ready: list[tuple[CpuGroup, Hyper, list[Tensor]]] = []
+        for index, group in zip(indices, groups, strict=True):
+            known = self._cpu_groups.get((index, position))
+            if known is None or not wants_kernel(group) or group["nonfinite"] == "raise":
+                return None
+            params = group["params"] if position is None else [group["params"][position]]
+            hyper = hyper_of(group)
+            gradients = known.unchanged(params, states, hyper, group["neuron_axes"])
+            if gradients is None:
+                return None
+            ready.append((known, hyper, gradients))
+        counts: list[Count] = []
+        for known, hyper, _ in ready:
+            skipped = known.repeat(hyper)
+            if skipped and hyper.nonfinite == "skip":
+                count = torch.tensor(skipped)
+                counts.append((count, count.device))
+        return counts
 
     def update(
         self,
@@ -71,7 +120,8 @@ class Dispatch:
             Counts of skipped neurons, 0-d, to be added up by where they were counted.
 
         Raises:
-            RuntimeError: with `fused=True`, a gradient that the kernel cannot take.
+            RuntimeError: with `fused=True`, a gradient that the kernel cannot take; state of other
+                shapes than the group's `neuron_axes` want.
         """
         complete_state(index, group, states, position)
         # What is asked of each parameter here takes longer than small tensors take to update.
@@ -79,16 +129,22 @@ class Dispatch:
         if distributed or not self._describes(group):
             for p, _ in pairs:
                 match_dtype(p, states[p])
-        if not distributed:
-            parts = [whole_group(group, pairs, states)]
-        else:
+        parts: list[tuple[Any, LocalGroup]] = [
+            ((index, position), whole_group(group, pairs, states))
+        ]
+        if distributed:
             pairs = [(p, gradient_of(p)) for p, _ in pairs]
             if group["fused"]:
                 _check_parts(group, pairs)
-            parts = local_groups(group, pairs, states, cut)
+            local_parts = local_groups(group, pairs, states, cut)
+            parts = [((index, position, each.key), each) for each in local_parts]
         found: list[Count] = []
-        for each in parts:
-            counts = self._update_local((index, position, each.key), each)
+        for place, each in parts:
+            try:
+                counts = self._update_local(place, each)
+            except StateError as error:
+                name = parameter_name(group, _index_of(error.p, group))
+                raise RuntimeError(f"{name}: {error}") from None
             found += [(count, each.key.home(count)) for count in counts if each.key.counts]
         return found if group["nonfinite"] == "skip" else []
 
@@ -117,8 +173,7 @@ class Dispatch:
             pairs = self._compiled_nero(group, pairs, states, counts)
         else:
             if wants_kernel(group):
-                known = self._cpu_groups[place]
-                pairs = self._fused_cpu_nero(known, each, counts)
+                pairs = self._fused_cpu_nero(place, each, counts)
             if group["fused"]:
                 pairs = _fused_cuda_nero(group, pairs, states, counts)
         if pairs:
@@ -127,7 +182,7 @@ class Dispatch:
 
     def _fused_cpu_nero(
         self,
-        known: CpuGroup,
+        place: Any,
         each: LocalGroup,
         counts: list[Tensor],
     ) -> Pairs:
@@ -135,11 +190,14 @@ class Dispatch:
         group, pairs = each.group, each.pairs
         if isinstance(self._library, Missing):
             return pairs
+        if place not in self._cpu_groups:
+            self._cpu_groups[place] = CpuGroup(self._library)
+        known = self._cpu_groups[place]
         hyper, axes = hyper_of(group), group["neuron_axes"]
         strict = bool(group["fused"])
         ours = [(p, g) for p, g in pairs if not _on_cuda(p)] if strict else pairs
         left, skipped = known.step(
-            ours, each.states, hyper, axes, self._library, all_or_none=strict, places=each.places
+            ours, each.states, hyper, axes, all_or_none=strict, places=each.places
         )
         if strict and left:
             raise _does_not_fit(group, *next(iter(left.items())))
@@ -244,8 +302,12 @@ def _on_cuda(p: Tensor) -> bool:
 
 
 def _does_not_fit(group: Mapping[str, Any], p: Tensor, reason: str) -> RuntimeError:
-    index = next(i for i, other in enumerate(group["params"]) if other is p)
-    return RuntimeError(f"fused=True, but {parameter_name(group, index)}: {reason}")
+    return RuntimeError(f"fused=True, but {parameter_name(group, _index_of(p, group))}: {reason}")
+
+
+def _index_of(p: Tensor, group: Mapping[str, Any]) -> int:
+    """Which of a group's parameters it is, or is the local part of."""
+    return next(i for i, q in enumerate(group["params"]) if q is p or local(q) is p)
 
 
 def _fused_cuda_nero(
@@ -269,10 +331,10 @@ def _torch_nero(
     group: dict[str, Any], pairs: Pairs, states: States, places: Mapping[Tensor, Place]
 ) -> list[Tensor]:
     hyper = hyper_of(group)
-    torch._foreach_add_([states[p]["step"] for p, _ in pairs], 1)
     steps = [
         tensor_step(p, g, states[p], layout_of(p, group), hyper, places.get(p)) for p, g in pairs
     ]
+    torch._foreach_add_([step.state["step"] for step in steps], 1)
     foreach = group["foreach"] is not False and len(steps) > 1
     masks = (_multi_tensor_nero if foreach else _single_tensor_nero)(steps, hyper)
     return [(~finite).sum() for finite in masks]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from nero.distributed.shards import is_dtensor, shards_of
-from nero.geometry import working_dtype
-from nero.kernels.single import Hyper
+from nero.geometry import neuron_mean, neuron_norm, working_dtype
+from nero.kernels.single import Hyper, constraints
 from nero.neurons import AxisSpec, NeuronLayout, normalize_axes
 from nero.rounding import ROUNDINGS, SEEDS, parameter_seed
 
@@ -110,6 +110,19 @@ def zero_average(p: Tensor) -> Tensor:
     return torch.zeros_like(p, dtype=working_dtype(p.dtype), memory_format=torch.preserve_format)
 
 
+def own_radius(p: Tensor, layout: NeuronLayout, *, center: bool) -> Tensor:
+    """The norm that each neuron has, which it is to keep under radius="initial".
+
+    Zero where there is none to keep: for neurons of norm zero and, with `center`, those that are
+    constant even after centring, which projections leave alone.
+    """
+    if not p.numel():
+        return p.new_zeros(layout.neuron_shape, dtype=working_dtype(p.dtype))
+    norm = neuron_norm(p, layout)
+    drift = neuron_mean(p, layout).abs() * layout.fan_in**0.5 if center else 0 * norm
+    return torch.where(torch.isfinite(norm) & (drift < norm / 2), norm, 0)
+
+
 def new_seed(p: Tensor, group: Mapping[str, Any], group_index: int, index: int) -> Tensor:
     """The seed of a parameter's noise: by its group and its place in it, so alike on every rank."""
     device = p.device if group["capturable"] else "cpu"
@@ -127,13 +140,19 @@ def complete_state(
 
     All parameters of the group, or the one at `position`.
     """
-    if not group["momentum"] and group["rounding"] == "nearest":
+    initial = group["radius"] == "initial"
+    if not group["momentum"] and group["rounding"] == "nearest" and not initial:
         return
     for index in range(len(group["params"])) if position is None else (position,):
         p = group["params"][index]
         state = states[p]
         if group["momentum"] > 0 and p.grad is not None and state.get("exp_avg") is None:
             state["exp_avg"] = zero_average(p)
+        if initial and p.grad is not None and state.get("radius") is None:
+            layout = layout_of(p, group)
+            center, normalize = constraints(layout, group["center"], group["radius"])
+            if normalize:
+                state["radius"] = own_radius(p, layout, center=center)
         if group["rounding"] == "stochastic" and state.get("seed") is None:
             state["seed"] = new_seed(p, group, group_index, index)
 

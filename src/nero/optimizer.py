@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT, StateDict
+from torch.autograd import profiler
+from torch.optim.optimizer import (
+    Optimizer,
+    ParamsT,
+    StateDict,
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+)
 
 from nero.checkpoint import FittedState, fit_state_dict
 from nero.dispatch import Dispatch, check_fused, warn_without_kernel
 from nero.distributed.counts import home_of, total_count
 from nero.distributed.shards import full
 from nero.distributed.turn import CutStep
-from nero.geometry import neuron_mean, neuron_norm, project_, working_dtype
+from nero.geometry import neuron_norm, project_, working_dtype
 from nero.gradients import checked_gradients
 from nero.groups import (
     OPTIONS,
@@ -23,6 +31,7 @@ from nero.groups import (
     check_hyperparameters,
     complete_state,
     layout_of,
+    own_radius,
     zero_average,
 )
 from nero.kernels.single import constraints
@@ -57,8 +66,8 @@ class Nero(Optimizer):
         beta: decay of the running average of squared gradient norms, in [0, 1). Default 0.999.
         center: subtract each neuron's mean. Default True.
         radius: norm of each neuron. "unit": 1; "initial": the norm it had at construction, after
-            centring if on; a positive float; None: free. Default "unit". `center=True,
-            radius="unit"` is the paper.
+            centring if on, or when its group was set to this; a positive float; None: free.
+            Default "unit". `center=True, radius="unit"` is the paper.
         neuron_axes: the axes that count neurons, the others being fan-in; an entry `(axis,
             blocks)` cuts an axis into blocks, of which only the block counts. Default (0,), right
             for linear layers and convolutions. See `nero.NeuronLayout`.
@@ -158,6 +167,13 @@ class Nero(Optimizer):
         self._constructed = True
         warn_without_kernel(self.param_groups)
 
+    def _patch_step_function(self) -> None:
+        """Called by torch, to put what hooks and profilers need around the step of a class."""
+        step = type(self).step
+        super()._patch_step_function()
+        if not getattr(step, "hooked", False):
+            type(self).step = _if_watched(type(self).step, step)
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, project its weights and create its state.
 
@@ -240,7 +256,8 @@ class Nero(Optimizer):
             What the closure returned, or None.
 
         Raises:
-            RuntimeError: a sparse gradient; a non-finite one where `nonfinite="raise"`.
+            RuntimeError: a sparse gradient; a non-finite one where `nonfinite="raise"`; a parameter
+                whose shape, or whose group's `neuron_axes`, is not that of its state.
         """
         loss = None
         if closure is not None:
@@ -257,12 +274,15 @@ class Nero(Optimizer):
     def _update(self, indices: Sequence[int], position: int | None = None) -> None:
         """Step these groups, or the one parameter at `position` of each."""
         groups = [self.param_groups[index] for index in indices]
-        gradients = checked_gradients(groups, position)  # all of them before anything changes
-        cut: list[CutStep] = []
-        counts = []
-        for index, group, pairs in zip(indices, groups, gradients, strict=True):
-            counts += self._dispatch.update(index, group, pairs, self.state, cut, position)
-        for count, home in counts + self._dispatch.update_cut(cut):
+        counts = self._dispatch.repeat(indices, groups, self.state, position)
+        if counts is None:
+            gradients = checked_gradients(groups, position)  # all before anything changes
+            cut: list[CutStep] = []
+            counts = []
+            for index, group, pairs in zip(indices, groups, gradients, strict=True):
+                counts += self._dispatch.update(index, group, pairs, self.state, cut, position)
+            counts += self._dispatch.update_cut(cut)
+        for count, home in counts:
             self._skipped[home] = count + self._skipped.get(home, 0)
 
     @property
@@ -312,6 +332,28 @@ class Nero(Optimizer):
                 group.setdefault(name, self.defaults.get(name))
 
 
+def _if_watched(watched: Callable[..., Any], step: Callable[..., Any]) -> Callable[..., Any]:
+    """`watched` where there are hooks or a profiler, else `step` as it is.
+
+    torch tells its profiler of each step also where none runs. That takes as long as updating half
+    a million weights, once other work has emptied the processor's caches.
+    """
+
+    @functools.wraps(step)
+    def either(self: Nero, *args: Any, **kwargs: Any) -> Any:
+        anybody = (
+            profiler._is_profiler_enabled
+            or self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+        )
+        return (watched if anybody else step)(self, *args, **kwargs)
+
+    either.hooked = True  # type: ignore[attr-defined]  # torch asks
+    return either
+
+
 def _initial_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
     """Put a parameter on its constraint set and return its state before the first step."""
     layout = layout_of(p, group)
@@ -328,9 +370,7 @@ def _initial_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         else _positive(full(norm).mean()),
     }
     if initial:
-        # A neuron that is constant even after centring was left alone and has no radius.
-        drift = neuron_mean(p, layout).abs() * layout.fan_in**0.5 if center else 0 * norm
-        state["radius"] = torch.where(torch.isfinite(norm) & (drift < norm / 2), norm, 0)
+        state["radius"] = own_radius(p, layout, center=center)
     if group["momentum"] > 0:
         state["exp_avg"] = zero_average(p)
     return state

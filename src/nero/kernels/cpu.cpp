@@ -188,15 +188,14 @@ NERO_EXPORT int nero_instruction_sets(const char** names, int capacity) {
   return count;
 }
 
-// One step of `count` tensors, whose step counts it increments; `addresses` of their weights and then
-// of their gradients. `gomp_parallel` is that function of the OpenMP runtime that torch runs on, or
+// One step of `count` tensors, whose step counts it increments; `addresses` of each one's weights and
+// of its gradient. `gomp_parallel` is that function of the OpenMP runtime that torch runs on, or
 // null. Returns the number of neurons skipped; -1 for an unknown instruction set and -2 where memory
 // ran out, with nothing or some tensors updated.
 NERO_EXPORT int64_t nero_step(const nero::Tensor* tensors, const uint64_t* addresses,
                               int64_t count, const nero::Group* group,
                               const char* instruction_set, int threads,
                               nero::GompParallel gomp_parallel) {
-  const uint64_t *w = addresses, *g = addresses + count;
   nero::Job job;
   job.update = nullptr;
   for (const auto& set : nero::SETS)
@@ -211,7 +210,7 @@ NERO_EXPORT int64_t nero_step(const nero::Tensor* tensors, const uint64_t* addre
   nero::Corrections corrections;
   for (int64_t i = 0; i < count; ++i) {
     const nero::Tensor& t = tensors[i];
-    job.works.push_back(nero::start(t, *group, (void*)w[i], (const void*)g[i], corrections));
+    job.works.push_back(nero::start(t, *group, (void*)addresses[2 * i], (const void*)addresses[2 * i + 1], corrections));
     int64_t size = chunk / (t.fan_in > 0 ? t.fan_in : 1);
     int64_t together = job.works.back().scratch_neurons;
     // Whole blocks of lanes, so that the same neurons share one however the threads are.

@@ -8,9 +8,7 @@ step while nothing about the tensor changes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
-from operator import is_
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +16,8 @@ from torch import Tensor
 
 from nero.geometry import split_view, working_dtype
 from nero.kernels.cpu_library import GroupFields, Library, Missing, load
-from nero.kernels.headers import Headers, addresses_of
-from nero.kernels.single import Hyper, constraints, match_dtype
+from nero.kernels.seen import Addresses, Seen, addresses_of, are_plain
+from nero.kernels.single import Hyper, check_state, constraints, match_dtype
 from nero.neurons import AxisSpec, NeuronLayout
 from nero.rounding import Place, is_stochastic
 
@@ -44,53 +42,45 @@ class Described(NamedTuple):
 
     record: bytes
     reason: str  # why the kernel cannot take it; empty where it can
-    state: tuple[Tensor | None, ...]  # kept alive, and compared
     kinds: tuple[Any, ...]
 
 
-class Seen:
-    """Parameters and state of a step, with which those of the next are compared.
+class CpuGroup:
+    """The kernel's view of one parameter group, remembered from step to step.
 
-    A flat list and iterators that run in C: a loop over parameters takes longer than small tensors
-    take to update.
+    Args:
+        library: the kernel.
     """
 
-    def __init__(self, params: Sequence[Tensor], states: Mapping[Tensor, dict[str, Any]]) -> None:
-        self._tensors = list(_identities(params, states))  # kept alive
-
-    def still(self, params: Sequence[Tensor], states: Mapping[Tensor, dict[str, Any]]) -> bool:
-        """Whether parameters and state are the same tensors."""
-        return all(map(is_, _identities(params, states), self._tensors))
-
-
-def _identities(
-    params: Sequence[Tensor], states: Mapping[Tensor, dict[str, Any]]
-) -> Iterator[object]:
-    values = map(dict.values, map(states.__getitem__, params))
-    return chain(params, chain.from_iterable(values), _ENDED)
-
-
-# Unlike any tensor: of two rows of them that differ in length, the shorter differs in its end.
-_ENDED = (object(),)
-
-PLAIN = {Tensor, torch.nn.Parameter, torch.nn.Buffer}
-
-
-def _are_plain(params: Sequence[Tensor], gradients: Sequence[Tensor]) -> bool:
-    """Whether they are no subclasses, which may hold their entries elsewhere."""
-    return PLAIN.issuperset(map(type, params)) and {Tensor}.issuperset(map(type, gradients))
-
-
-class CpuGroup:
-    """The kernel's view of one parameter group, remembered from step to step."""
-
-    def __init__(self) -> None:
+    def __init__(self, library: Library) -> None:
+        self._library = library
         self._known: dict[Tensor, Described] = {}
         self._settings: Any = None
         self._joined = b""
         # Where the kernel took all of them.
-        self._seen: Seen | None = None
-        self._headers: Headers | None = None
+        self._seen = Seen(library.look)
+        self._params: list[Tensor] = []
+
+    def unchanged(
+        self,
+        params: list[Tensor],
+        states: Mapping[Tensor, dict[str, Any]],
+        hyper: Hyper,
+        neuron_axes: tuple[AxisSpec, ...],
+    ) -> list[Tensor] | None:
+        """The gradients of a step that is the last one again but for numbers; None for another.
+
+        The last one must have been a `step` of all of these parameters that have a gradient, in
+        which the kernel could take each, or a `repeat` of it. Nothing is updated; `repeat` does it,
+        and the gradients must live as long as that takes.
+        """
+        if _settings(hyper, neuron_axes) != self._settings:
+            return None
+        return self._seen.gradients(params, states)
+
+    def repeat(self, hyper: Hyper) -> int:
+        """Update what `unchanged` has just looked at; returns how many neurons were skipped."""
+        return self._update(self._params, self._seen.addresses, hyper)
 
     def step(
         self,
@@ -98,7 +88,6 @@ class CpuGroup:
         states: Mapping[Tensor, dict[str, Any]],
         hyper: Hyper,
         neuron_axes: tuple[AxisSpec, ...],
-        library: Library,
         *,
         all_or_none: bool = False,
         places: Mapping[Tensor, Place] = WHOLE,
@@ -110,7 +99,6 @@ class CpuGroup:
             states: their state.
             hyper: the group's hyperparameters.
             neuron_axes: the group's, for `NeuronLayout`.
-            library: the kernel.
             all_or_none: update nothing if one does not fit.
             places: where parameters that are parts of larger ones lie in those, for their noise.
 
@@ -118,31 +106,29 @@ class CpuGroup:
             The parameters that it cannot take, untouched, each with the reason; and the number of
             neurons that were skipped.
         """
-        settings = (hyper.center, hyper.radius, hyper.momentum > 0, neuron_axes, hyper.rounding)
+        settings = _settings(hyper, neuron_axes)
         if settings != self._settings or len(self._known) > 2 * len(pairs):
             self._known.clear()
             self._settings = settings
-            self._seen = None
+            self._seen.forget()
         params, gradients = [p for p, _ in pairs], [g for _, g in pairs]
-        left: dict[Tensor, str] = {}
-        headers = self._headers = self._headers or Headers(library.read_headers)
-        # Types first: what is no plain tensor may have no header.
-        same = _are_plain(params, gradients) and headers.same(params + gradients)
-        if not same or self._seen is None or not self._seen.still(params, states):
-            self._seen = None
-            left = self._describe_all(pairs, states, hyper, neuron_axes, places)
-            self._seen = None if left else Seen(params, states)
+        if self._seen.same(params, gradients, states):
+            return {}, self._update(params, self._seen.addresses, hyper)
+        left = self._describe_all(pairs, states, hyper, neuron_axes, places)
         if len(left) == len(pairs) or (left and all_or_none):
             return left, 0
         if left:
-            pairs = [pair for pair in pairs if pair[0] not in left]
-            params, gradients = [p for p, _ in pairs], [g for _, g in pairs]
-        tensors = params + gradients
-        addresses = addresses_of(tensors) if left else headers.addresses(tensors)
+            params, gradients = zip(*(pair for pair in pairs if pair[0] not in left), strict=True)
+        else:
+            self._seen.know(params, gradients, states)
+            self._params = params
+        return left, self._update(params, addresses_of(params, gradients), hyper)
+
+    def _update(self, params: Sequence[Tensor], addresses: Addresses, hyper: Hyper) -> int:
         # Autograd must know that what it may have saved for a backward pass changes. Told before,
         # since the kernel drives the tensors' headers out of the cache.
         torch.autograd.graph.increment_version(params)
-        return left, library.step(self._joined, addresses, group_fields(hyper))
+        return self._library.step(self._joined, len(params), addresses, group_fields(hyper))
 
     def _describe_all(
         self,
@@ -171,8 +157,8 @@ class CpuGroup:
     ) -> Described:
         match_dtype(p, state)
         known = self._known.get(p)
-        tensors = tuple(map(state.get, STATE))
         kinds = (
+            *(x if x is None else _place(x) for x in map(state.get, STATE)),
             p.dtype,
             g.dtype,
             p.stride(),
@@ -183,11 +169,12 @@ class CpuGroup:
             type(g),
             place,
         )
-        if known and known.kinds == kinds and all(map(is_, known.state, tensors)):
+        if known and known.kinds == kinds:
             return known
         record, reason = b"", why_not(p, g, state)
         if not reason:
             layout = NeuronLayout(tuple(p.shape), neuron_axes)
+            check_state(p, state, layout, hyper)
             average = state["exp_avg"] if hyper.momentum > 0 else None
             if not is_stochastic(hyper.rounding, p.dtype):
                 place = None
@@ -198,7 +185,7 @@ class CpuGroup:
                 reason = f"its axes do not merge into {MAX_DIMS} loops"
             else:
                 record = _record(p, average, state, layout, loops, hyper, place)
-        known = self._known[p] = Described(record, reason, tensors, kinds)
+        known = self._known[p] = Described(record, reason, kinds)
         return known
 
 
@@ -209,11 +196,13 @@ def why_not(p: Tensor, g: Tensor, state: Mapping[str, Any]) -> str:
         return f"there is no CPU kernel: {kernel.reason}"
     if p.device.type != "cpu":
         return f"it is on {p.device}"
-    if not _are_plain([p], [g]):
+    if not are_plain([p], [g]):
         kind = type(g if type(p) is torch.nn.Parameter else p).__name__
         return f"it or its gradient is a {kind}"
     if p.dtype not in DTYPES or g.dtype != p.dtype:
         return f"it is {p.dtype} with a gradient of {g.dtype}"
+    if any(x.is_neg() or x._is_zerotensor() for x in (p, g)):
+        return "it or its gradient is negated or zeroed by a mark, not in memory"
     if any(size > 1 and stride == 0 for size, stride in zip(p.shape, p.stride(), strict=True)):
         return "its entries share memory"
     special = {"step": torch.float32, "seed": torch.int64}
@@ -227,6 +216,16 @@ def why_not(p: Tensor, g: Tensor, state: Mapping[str, Any]) -> str:
         if name != "exp_avg" and not x.is_contiguous():
             return f"its state {name!r} is not contiguous"
     return ""
+
+
+def _settings(hyper: Hyper, neuron_axes: tuple[AxisSpec, ...]) -> tuple[object, ...]:
+    """What descriptions depend on besides tensors."""
+    return hyper.center, hyper.radius, hyper.momentum > 0, neuron_axes, hyper.rounding
+
+
+def _place(x: Tensor) -> tuple[object, ...]:
+    """Where a tensor of the state lies and how."""
+    return x.data_ptr(), x.dtype, x.device, x.shape, x.stride()
 
 
 def group_fields(hyper: Hyper) -> GroupFields:

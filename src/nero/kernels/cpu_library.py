@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from nero.kernels.build import LIBRARY, source_digest
-from nero.kernels.headers import Addresses
+from nero.kernels.seen import Addresses
 
 INSTRUCTION_SET = "NERO_CPU"
 """The environment variable that forces an instruction set, or "none" for no kernel."""
@@ -47,7 +47,7 @@ class Library:
     Attributes:
         instruction_sets: those that the library and the processor have, the best one last.
         instruction_set: the one in use.
-        read_headers: the kernel's `nero_headers`, for `nero.kernels.headers.Headers`.
+        look: the kernel's `nero_look`, for `nero.kernels.seen.Seen`.
 
     Raises:
         OSError: it cannot be loaded.
@@ -79,24 +79,28 @@ class Library:
             ctypes.c_void_p,
         )
         # Looks at Python's objects, so it keeps Python's lock, and raises what they raise.
-        self.read_headers = ctypes.PyDLL(str(path)).nero_headers
-        self.read_headers.restype = ctypes.c_int64
-        self.read_headers.argtypes = (
+        self.look = ctypes.PyDLL(str(path)).nero_look
+        self.look.restype = ctypes.c_int64
+        self.look.argtypes = (
+            ctypes.c_void_p,
             ctypes.py_object,
             ctypes.c_int64,
-            ctypes.c_void_p,
+            ctypes.py_object,
+            ctypes.py_object,
+            ctypes.py_object,
             ctypes.c_void_p,
             ctypes.c_void_p,
             ctypes.c_void_p,
             ctypes.c_int64,
         )
 
-    def step(self, records: bytes, addresses: Addresses, group: GroupFields) -> int:
+    def step(self, records: bytes, count: int, addresses: Addresses, group: GroupFields) -> int:
         """Update the tensors at these addresses; returns how many neurons were skipped.
 
         Args:
             records: one after another, what cpu.h calls a Tensor.
-            addresses: of all weights and, after them, of all gradients.
+            count: how many.
+            addresses: of each one's weights and of its gradient.
             group: hyperparameters.
 
         Raises:
@@ -105,7 +109,7 @@ class Library:
         skipped = self._step(
             records,
             addresses,
-            len(addresses) // 2,
+            count,
             ctypes.byref(group),
             self._name,
             torch.get_num_threads(),

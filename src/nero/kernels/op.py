@@ -100,7 +100,7 @@ def fused_step_(
     skipped = torch.zeros((), dtype=torch.int64, device=weights[0].device)
     library = load()
     if weights[0].device.type == "cpu" and not isinstance(library, Missing):
-        left, count = CpuGroup().step(pairs, states, hyper, axes, library)
+        left, count = CpuGroup(library).step(pairs, states, hyper, axes)
         skipped += count
     rest = [
         tensor_step(p, g, states[p], NeuronLayout(tuple(p.shape), axes), hyper)

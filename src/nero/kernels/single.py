@@ -77,11 +77,46 @@ def match_dtype(p: Tensor, state: dict[str, Any]) -> None:
     A model may be converted in the middle of a run, which leaves the optimizer's state as it was.
     """
     dtype = working_dtype(p.dtype)
-    if state["rms"].dtype == dtype:
+    if "rms" not in state or state["rms"].dtype == dtype:
         return
     for name in ("rms", "scale", "radius", "exp_avg"):
         if state.get(name) is not None:
             state[name] = state[name].to(dtype)
+
+
+class StateError(RuntimeError):
+    """State of other shapes than a parameter and its layout want.
+
+    Attributes:
+        p: the parameter, or the shard of it that was to be stepped.
+    """
+
+    def __init__(self, p: Tensor, message: str) -> None:
+        super().__init__(message)
+        self.p = p
+
+
+def check_state(p: Tensor, state: dict[str, Any], layout: NeuronLayout, hyper: Hyper) -> None:
+    """See that the state of a parameter is there and of the shapes that its layout wants.
+
+    Raises:
+        StateError: it is not.
+    """
+    shapes = {"step": (), "rms": layout.neuron_shape, "scale": ()}
+    if hyper.momentum > 0:
+        shapes["exp_avg"] = p.shape
+    if hyper.radius == "initial" and constraints(layout, hyper.center, hyper.radius)[1]:
+        shapes["radius"] = layout.neuron_shape
+    for name, shape in shapes.items():
+        x = state.get(name)
+        if x is None or x.shape != shape:
+            found = "none" if x is None else f"one of shape {tuple(x.shape)}"
+            raise StateError(
+                p,
+                f"the step needs a state {name!r} of shape {tuple(shape)} and found {found}; the "
+                "shape of a parameter and its neuron_axes cannot change in the middle of a run: "
+                "build a new optimizer for that",
+            )
 
 
 def tensor_step(
@@ -102,7 +137,11 @@ def tensor_step(
         hyper: the hyperparameters of its group.
         place: for a shard, where it lies in the whole parameter, over the axes of
             `layout.split_shape`; None if `p` is all of it.
+
+    Raises:
+        StateError: state of other shapes.
     """
+    check_state(p, state, layout, hyper)
     average = state["exp_avg"] if hyper.momentum > 0 else None
     m = None if average is None else split_view(average, layout)
     place = Place.of(layout.split_shape) if place is None else place
