@@ -99,7 +99,7 @@ def test_an_unknown_part_is_refused():
 
 
 def synthetic(workload: str, dtype: str, extra: int = 0, **seconds: float) -> Table:
-    rows = (Row(key, key, seconds=value, resident_rise=extra) for key, value in seconds.items())
+    rows = (Row(key, key, turns=(value,), resident_rise=extra) for key, value in seconds.items())
     return Table(workload, workload, dtype, 1, 1, True, tuple(rows))
 
 
@@ -114,6 +114,18 @@ def test_ratios():
     assert table.ratio(NERO, FLOOR) is None
     left_out = Table("w", "w", "float32", 1, 1, True, (Row(NERO, "", "no"), Row(ADAMW, "", "no")))
     assert left_out.ratio(NERO, ADAMW) is None
+    beside = Table("w", "w", "float32", 1, 1, True, (left_out.rows[0], *table.rows[1:]))
+    assert beside.ratio(NERO, ADAMW) is None
+
+
+def test_a_ratio_is_taken_within_rounds_so_that_a_change_of_speed_is_not_in_it():
+    # Fast in two rounds and slow in three, of which one sits out those that the other does not.
+    ours, theirs = (1.0, 1.0, 2.0, None, 2.2), (2.0, 2.0, None, 4.0, 4.0)
+    rows = (Row(NERO, "", turns=ours), Row(ADAMW, "", turns=theirs))
+    table = Table("w", "w", "float32", 1, 1, True, rows)
+    assert table.ratio(NERO, ADAMW) == 0.5
+    never = (Row(NERO, "", turns=(1.0, None)), Row(ADAMW, "", turns=(None, 1.0)))
+    assert Table("w", "w", "float32", 1, 1, True, never).ratio(NERO, ADAMW) is None
 
 
 def test_targets_hold_up_to_their_limits_and_not_above():

@@ -1,4 +1,4 @@
-"""One workload: contestants take turns, step by step, and their medians are compared."""
+"""One workload: contestants take turns, step by step, and are compared within each round."""
 
 import contextlib
 import gc
@@ -58,11 +58,16 @@ class Runner:
         self.contestant = contestant
         self.parameters = parameters
         self.optimizers = contestant.build(parameters, work)
-        self.seconds: list[float] = []
+        self.turns: list[float | None] = []
         self.rounds = 0
         self.estimate = self.timed()  # makes state, compiles
         if contestant.compiled or self.estimate < SLOW:
             self.estimate = self.timed()
+
+    @property
+    def seconds(self) -> list[float]:
+        """The seconds of its steps."""
+        return [turn for turn in self.turns if turn is not None]
 
     def step(self) -> None:
         """Step all tensors once."""
@@ -141,8 +146,8 @@ def interleave(
             tick(index + 1)
             shuffle(order)
             for runner in order:
-                if takes_part(index, runner.rounds, rounds):
-                    runner.seconds.append(runner.timed())
+                part = takes_part(index, runner.rounds, rounds)
+                runner.turns.append(runner.timed() if part else None)
     finally:
         gc.enable()
 
@@ -161,6 +166,7 @@ def finished_row(row: Row, runner: Runner) -> Row:
         seconds=median,
         quartiles=(low, high),
         rounds=len(runner.seconds),
+        turns=tuple(runner.turns),
         state_bytes=memory.state_bytes(runner.optimizers),
         torch_peak=memory.torch_peak(runner.step),
         resident_rise=memory.resident_rise(runner.step, repeats),

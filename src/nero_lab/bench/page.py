@@ -62,7 +62,9 @@ def _how(report: Report) -> Iterator[str]:
         f"Steps are interleaved: in each of {settings['rounds']} rounds every optimiser steps "
         "once, in an order that is drawn anew, after a step or two to warm up. Those whose steps "
         f"would take more than {settings['seconds']:g} s together sit out rounds, down to "
-        f"{settings['least']}. A time is a median. Gradients are the same for all. `add_` is the "
+        f"{settings['least']}. A time is a median, with quartiles; a ratio is the median of the "
+        "ratios within a round, since a machine's memory may change its speed between rounds. "
+        "Gradients are the same for all. `add_` is the "
         "floor: `w.add_(g, alpha=a)` for each tensor, which reads gradient and weight once and "
         "writes the weight once. Only ratios within a table compare."
     )

@@ -1,6 +1,7 @@
 """What a benchmark found, and what follows from it by arithmetic."""
 
 import json
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ class Row:
     """the median"""
     quartiles: tuple[float, float] | None = None
     rounds: int = 0
+    turns: tuple[float | None, ...] = ()
+    """the seconds of its step in each round of the workload, None where it sat out"""
     state_bytes: int | None = None
     torch_peak: int | None = None
     """the most that PyTorch allocated during a step"""
@@ -51,11 +54,17 @@ class Table:
         return next((row for row in self.rows if row.key == key), None)
 
     def ratio(self, key: str, to: str) -> float | None:
-        """Return one contestant's time as a multiple of another's, where both have one."""
+        """Return one contestant's time as a multiple of another's, where both have one.
+
+        That is the median, over the rounds in which both stepped, of the ratio in one round: a
+        machine whose speed changes between rounds changes both alike.
+        """
         one, other = self.row(key), self.row(to)
-        if one is None or other is None or not one.seconds or not other.seconds:
+        if one is None or other is None or not one.turns or not other.turns:
             return None
-        return one.seconds / other.seconds
+        turns = zip(one.turns, other.turns, strict=True)
+        ratios = [a / b for a, b in turns if a is not None and b is not None]
+        return statistics.median(ratios) if ratios else None
 
 
 @dataclass(frozen=True)
