@@ -22,7 +22,8 @@ inline Offsets offsets(const Loops& loops, int64_t index) {
   return at;
 }
 
-// Copies entries of `count` neurons between memory and rows of scratch, `each(place, entry)`.
+// Copies entries of `count` neurons between memory and rows of scratch, `each(place, entry, length)`
+// for entries that follow each other in both.
 template <class Each>
 void walk(const Loops& loops, int64_t Offsets::*stride_of, const int64_t (Loops::*strides)[MAX_DIMS],
           const Offsets* starts, int64_t count, int64_t row, Each each) {
@@ -32,13 +33,28 @@ void walk(const Loops& loops, int64_t Offsets::*stride_of, const int64_t (Loops:
     sizes[MAX_DIMS - loops.count + d] = loops.size[d];
     steps[MAX_DIMS - loops.count + d] = stride[d];
   }
+  const int64_t length = steps[2] == 1 ? sizes[2] : 1;
   int64_t place = 0;
   for (int64_t a = 0; a < sizes[0]; ++a)
     for (int64_t b = 0; b < sizes[1]; ++b)
-      for (int64_t c = 0; c < sizes[2]; ++c, ++place) {
+      for (int64_t c = 0; c < sizes[2]; c += length, place += length) {
         int64_t at = a * steps[0] + b * steps[1] + c * steps[2];
-        for (int64_t k = 0; k < count; ++k) each(k * row + place, starts[k].*stride_of + at);
+        for (int64_t k = 0; k < count; ++k) each(k * row + place, starts[k].*stride_of + at, length);
       }
+}
+
+// Copies entries, of which there is often one or a kernel's 9: too few to call `memcpy` for.
+template <class T> inline void copy(T* to, const T* from, int64_t length) {
+  constexpr int64_t some = 16 / sizeof(T);
+  if (length < some) {
+    for (int64_t i = 0; i < length; ++i)
+      std::memcpy((void*)(to + i), (const void*)(from + i), sizeof(T));
+    return;
+  }
+  for (int64_t i = 0; i < length; i += some) {
+    if (i > length - some) i = length - some;  // the last ones, of which some are there already
+    std::memcpy((void*)(to + i), (const void*)(from + i), 16);
+  }
 }
 
 constexpr int MAX_GATHERED = 16;
@@ -63,9 +79,8 @@ int64_t update_gathered(const Work& work, int64_t begin, int64_t end) {
     Offsets starts[MAX_GATHERED];
     for (int64_t k = 0; k < count; ++k) starts[k] = offsets(t.neurons, first + k);
     auto each = [&](auto memory, auto own, auto stride, auto strides, bool out) {
-      walk(loops, stride, strides, starts, count, row, [&](int64_t place, int64_t entry) {
-        out ? std::memcpy((void*)(memory + entry), (const void*)(own + place), sizeof *memory)
-            : std::memcpy((void*)(own + place), (const void*)(memory + entry), sizeof *memory);
+      walk(loops, stride, strides, starts, count, row, [&](int64_t place, int64_t entry, int64_t length) {
+        out ? copy(memory + entry, own + place, length) : copy(own + place, memory + entry, length);
       });
     };
     each(w, own_w, &Offsets::w, &Loops::w, false);
