@@ -63,7 +63,7 @@ class Dispatch:
         """Update groups that the CPU kernel took whole at the last step, if it can take them again.
 
         One look at the tensors of each group then takes the place of all questions that `update`
-        asks; Python's part of a step would take as long as the update of a million weights.
+        asks, which take longer than small tensors take to update.
 
         Args:
             indices: which groups they are.
