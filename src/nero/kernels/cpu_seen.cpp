@@ -26,7 +26,7 @@ struct Python {
   int (*append)(Object list, Object object);                                // PyList_Append
   Object (*attribute)(Object object, Object name);                          // PyObject_GetAttr: new
   Object (*type)(Object object);                                            // PyObject_Type: new
-  int (*next)(Object dict, int64_t* place, Object* key, Object* value);  // PyDict_Next: borrowed
+  int (*next)(Object dict, int64_t* place, Object* key, Object* value);     // PyDict_Next: borrowed
   void (*release)(Object object);                                           // Py_DecRef
   int (*read_header)(Object tensor, Header* out);  // dltensor_from_py_object_no_sync
   Object grad, none, tensor, parameter, buffer;    // the name, None, and classes
@@ -58,14 +58,14 @@ struct Lay {
 // time. A guess that only speed depends on, so nothing keeps it alive; zero is no guess.
 struct Hint {
   int64_t place;  // of its state in the dictionary of states
-  Lay parameter, gradient, state, in_state[3];
+  Lay lays[6];    // of the parameter, its gradient, its state and three tensors in that
 
   // Inlined always: gcc leaves out a call that only fetches, as one without effect.
   __attribute__((always_inline)) void fetch() const {
-    for (const Lay* lay = &parameter; lay != in_state + 3; ++lay) {
-      lines(lay->object, 2);
-      lines(lay->body, 4);
-      lines(lay->storage, 2);
+    for (const Lay& lay : lays) {
+      lines(lay.object, 2);
+      lines(lay.body, 4);
+      lines(lay.storage, 2);
     }
   }
 

@@ -162,19 +162,12 @@ class _Hint(ctypes.Structure):
 
     _fields_ = (
         ("place", ctypes.c_int64),
-        ("parameter", _Lay),
-        ("gradient", _Lay),
-        ("state", _Lay),
-        ("in_state", _Lay * 3),
+        ("lays", _Lay * 6),
     )
 
     def set(self, p: Tensor, g: Tensor | None, state: dict[str, Any]) -> None:
         """Have these fetched."""
-        for lay, value in zip(
-            (self.parameter, self.gradient, self.state, *self.in_state),
-            (p, g, state, *state.values()),
-            strict=False,
-        ):
+        for lay, value in zip(self.lays, (p, g, state, *state.values()), strict=False):
             lay.set(value)
 
 

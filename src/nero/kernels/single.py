@@ -99,6 +99,12 @@ class StateError(RuntimeError):
 def check_state(p: Tensor, state: dict[str, Any], layout: NeuronLayout, hyper: Hyper) -> None:
     """See that the state of a parameter is there and of the shapes that its layout wants.
 
+    Args:
+        p: the parameter, or a shard of it; `state` and `layout` are of the same shape.
+        state: its state.
+        layout: its layout.
+        hyper: the hyperparameters of its group, which say what state a step needs.
+
     Raises:
         StateError: it is not.
     """
@@ -107,6 +113,8 @@ def check_state(p: Tensor, state: dict[str, Any], layout: NeuronLayout, hyper: H
         shapes["exp_avg"] = p.shape
     if hyper.radius == "initial" and constraints(layout, hyper.center, hyper.radius)[1]:
         shapes["radius"] = layout.neuron_shape
+    if is_stochastic(hyper.rounding, p.dtype):
+        shapes["seed"] = ()
     for name, shape in shapes.items():
         x = state.get(name)
         if x is None or x.shape != shape:
