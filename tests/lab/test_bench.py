@@ -243,7 +243,8 @@ def test_the_peak_of_a_step_is_seen_by_both_meters():
     rise = memory.resident_rise(action)
     if rise is None:
         pytest.skip("this system does not tell resident memory")
-    assert 2**22 <= rise < 2**22 + 2**20
+    # To some dozens of pages, which other threads may give back meanwhile or Linux count later.
+    assert 2**22 - 2**18 <= rise < 2**22 + 2**20
     assert memory.resident_rise(lambda: None) < 2**18
 
 
