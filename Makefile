@@ -18,10 +18,10 @@ help: ## Show this list
 
 # Installing compiles the CPU kernel; this does so again when its sources have changed. Without a
 # compiler everything works, only slower.
-KERNEL := src/nero/kernels/_cpu.so
-KERNEL_SOURCES := $(addprefix src/nero/kernels/,build.py cpu.h cpu_lanes.h cpu_turn.h cpu_rounding.h cpu.cpp cpu_rows.cpp cpu_seen.cpp)
+KERNEL := src/nero/kernels/cpu/_cpu.so
+KERNEL_SOURCES := $(addprefix src/nero/kernels/cpu/,build.py kernel.h lanes.h turn.h rounding.h kernel.cpp rows.cpp seen.cpp)
 $(KERNEL): $(KERNEL_SOURCES) | $(STAMP)
-	@$(BIN)/python src/nero/kernels/build.py || true
+	@$(BIN)/python src/nero/kernels/cpu/build.py || true
 READY := $(STAMP) $(KERNEL)
 
 # The package is built without isolation, so that its build too runs on pinned versions.

@@ -13,7 +13,7 @@ class KernelBuildHook(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and mark the wheel as not pure where that worked."""
-        path = Path(self.root, "src", "nero", "kernels", "build.py")
+        path = Path(self.root, "src", "nero", "kernels", "cpu", "build.py")
         spec = importlib.util.spec_from_file_location("nero_kernel_build", path)
         if spec is None or spec.loader is None:
             raise RuntimeError(f"cannot load {path}")
@@ -23,4 +23,4 @@ class KernelBuildHook(BuildHookInterface):
             platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{platform}"
-            build_data["artifacts"].append("src/nero/kernels/_cpu.so")
+            build_data["artifacts"].append("src/nero/kernels/cpu/_cpu.so")

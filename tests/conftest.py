@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from nero.kernels.build import CannotBuild, find_compiler
-from nero.kernels.cpu_library import Missing, load
+from nero.kernels.cpu.build import CannotBuild, find_compiler
+from nero.kernels.cpu.library import Missing, load
 
 # Tensor sizes in one property differ by orders of magnitude, and so do the times: no deadline.
 settings.register_profile("dev", deadline=None)

@@ -18,9 +18,9 @@ from triton.runtime import interpreter
 
 from nero import Nero
 from nero.groups import hyper_of, layout_of
-from nero.kernels import cuda_plan
-from nero.kernels.cuda import _fused_cuda_nero, fits
 from nero.kernels.single import _single_tensor_nero, tensor_step
+from nero.kernels.triton import plan as cuda_plan
+from nero.kernels.triton.launch import _fused_cuda_nero, fits
 from optimizer_table import CONSTRAINTS, SCHEDULES, TENSORS
 
 Figures = dict[str, float | bool | str]
@@ -268,7 +268,7 @@ def still() -> Iterator[tuple[str, Figures]]:
 
 def launches() -> Iterator[tuple[str, Figures]]:
     """Many tensors of mixed sizes: how many launches they take."""
-    from nero.kernels import cuda_rows
+    from nero.kernels.triton import rows as cuda_rows
 
     count, kernel = [0], cuda_rows.nero_kernel
 

@@ -10,7 +10,7 @@
 #include <random>
 #include <vector>
 
-#include "cpu.h"
+#include "kernel.h"
 
 extern "C" {
 int nero_instruction_sets(const char** names, int capacity);

@@ -15,9 +15,9 @@ from torch.nn.utils.weight_norm import weight_norm
 
 from helpers import balanced, bits
 from nero import Nero, NeuronLayout, geometry
-from nero.architecture import BALANCED, EMBEDDING, FREE, HEAD, KEPT, balance_, param_groups
-from nero.assignment import OPTIONS
-from nero.registry import register
+from nero.model.assignment import OPTIONS
+from nero.model.param_groups import BALANCED, EMBEDDING, FREE, HEAD, KEPT, balance_, param_groups
+from nero.model.registry.lookup import register
 
 
 def placed(groups: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import nero
 from helpers import bits, every_constraint, every_momentum
-from nero.kernels import build, cpu_library
-from nero.kernels.cpu_library import Library, Missing, load
+from nero.kernels.cpu import build
+from nero.kernels.cpu import library as cpu_library
+from nero.kernels.cpu.library import Library, Missing, load
 from optimizer_table import FLOAT32_TOLERANCE
 
 pytestmark = pytest.mark.skipif(
@@ -119,7 +120,7 @@ def test_the_instruction_set_changes_no_bit(
 ):
     used, results = [], []
     for name in library.instruction_sets:
-        monkeypatch.setattr("nero.dispatch.load", lambda name=name: Library(forced=name))
+        monkeypatch.setattr("nero.step.dispatch.load", lambda name=name: Library(forced=name))
         params = [nn.Parameter(torch.randn(2, 3))]
         used.append(nero.Nero(params).path)
         results.append(bits(trained(dtype, momentum=momentum, rounding=rounding)))
@@ -353,8 +354,8 @@ def test_settings_that_change_in_the_middle_of_a_run_are_followed():
 
 
 def test_without_the_kernel_the_default_says_so_and_works(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("nero.dispatch.load", lambda: Missing("it was not compiled"))
-    monkeypatch.setattr("nero.kernels.cpu.load", lambda: Missing("it was not compiled"))
+    monkeypatch.setattr("nero.step.dispatch.load", lambda: Missing("it was not compiled"))
+    monkeypatch.setattr("nero.kernels.cpu.group.load", lambda: Missing("it was not compiled"))
     w = nn.Parameter(torch.randn(6, 8))
     with pytest.warns(RuntimeWarning, match=r"slower .* it was not compiled"):
         optimizer = nero.Nero([w])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nero.kernels import build
+from nero.kernels.cpu import build
 
 FUZZER = Path(__file__).with_name("fuzz_cpu.cpp")
 CASES = 10_000

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import nero
-from nero import dispatch
 from nero.groups import hyper_of, layout_of
-from nero.kernels import cuda, cuda_plan
 from nero.kernels.single import Hyper, TensorStep, _single_tensor_nero, tensor_step
+from nero.kernels.triton import launch as cuda
+from nero.kernels.triton import plan as cuda_plan
+from nero.step import dispatch
 from optimizer_table import FLOAT32_TOLERANCE
 
 TESTS = Path(__file__).parent
@@ -178,7 +179,7 @@ def test_each_length_of_row_has_its_kind_of_tile() -> None:
 
 @needs_triton
 def test_tables_are_made_once_and_hold_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nero.kernels import cuda_rows
+    from nero.kernels.triton import rows as cuda_rows
 
     launched: list[tuple[int, tuple[Any, ...], dict[str, Any]]] = []
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from nero import Nero
-from nero.architecture import param_groups
-from nero.description import describe
+from nero.model.describe import describe
+from nero.model.param_groups import param_groups
 
 
 class Model(nn.Module):

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import nero
-from nero.kernels import foreach, single
+from nero.kernels import single
+from nero.step import foreach
 
 
 def train(shapes: list[tuple[int, ...]], dtype: torch.dtype, **options: Any) -> list[Tensor]:

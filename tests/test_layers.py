@@ -33,9 +33,9 @@ def layer(ours: str = "", *, theirs: str = "torch") -> Layer:
 
 
 RULE_AND_BELOW = "nero.neurons nero.distributed.shards nero.geometry nero.rounding nero.rule"
-BELOW_OPTIMIZER = f"{RULE_AND_BELOW} nero.kernels nero.architecture"
-BELOW_DISPATCH = f"{BELOW_OPTIMIZER} nero.groups nero.distributed nero.gradients"
-BELOW_TELEMETRY = f"{BELOW_DISPATCH} nero.dispatch nero.checkpoint nero.optimizer"
+BELOW_OPTIMIZER = f"{RULE_AND_BELOW} nero.kernels nero.model.param_groups"
+BELOW_DISPATCH = f"{BELOW_OPTIMIZER} nero.groups nero.distributed nero.step.gradients"
+BELOW_TELEMETRY = f"{BELOW_DISPATCH} nero.step.dispatch nero.checkpoint nero.optimizer"
 
 LAB_MAY_IMPORT = "nero_lab nero nero.geometry nero.optax nero.integrations"
 LAB_PACKAGES = (
@@ -46,7 +46,7 @@ LAB_PACKAGES = (
 
 # A name stands for the modules inside it too, unless a longer one does; `nero` for itself alone.
 LAYERS: Mapping[str, Layer] = {
-    "nero": layer(f"{BELOW_TELEMETRY} nero.backward nero.telemetry nero.registry nero.description"),
+    "nero": layer(f"{BELOW_TELEMETRY} nero.backward nero.telemetry nero.model"),
     "nero.neurons": layer(theirs=""),
     "nero.distributed": layer(),
     "nero.distributed.shards": layer("nero.neurons"),
@@ -63,31 +63,32 @@ LAYERS: Mapping[str, Layer] = {
     "nero.rounding": layer(),
     "nero.rule": layer("nero.neurons nero.geometry"),
     "nero.kernels": layer(f"{RULE_AND_BELOW} nero.kernels"),
-    "nero.kernels.cuda": layer(f"{RULE_AND_BELOW} nero.kernels", theirs="torch triton"),
-    "nero.kernels.cuda_plan": layer(theirs=""),
-    "nero.kernels.cuda_rows": layer(
-        "nero.geometry nero.kernels.cuda_plan nero.kernels.cuda_tiles", theirs="triton"
+    "nero.step": layer(""),
+    "nero.model": layer(""),
+    "nero.model.registry": layer(""),
+    "nero.step.foreach": layer(f"{RULE_AND_BELOW} nero.kernels"),
+    "nero.step.compiled": layer(f"{RULE_AND_BELOW} nero.kernels nero.step.foreach"),
+    "nero.kernels.triton.launch": layer(f"{RULE_AND_BELOW} nero.kernels", theirs="torch triton"),
+    "nero.kernels.triton.plan": layer(theirs=""),
+    "nero.kernels.triton.rows": layer(
+        "nero.geometry nero.kernels.triton.plan nero.kernels.triton.tiles", theirs="triton"
     ),
-    "nero.kernels.cuda_tiles": layer("nero.kernels.cuda_plan", theirs="triton"),
-    "nero.registry_rows": layer("nero.neurons"),
-    "nero.registry_torch": layer("nero.registry_rows"),
-    "nero.registry_lazy": layer("nero.registry_rows"),
-    "nero.registry": layer(
-        "nero.neurons nero.registry_rows nero.registry_torch nero.registry_lazy"
+    "nero.kernels.triton.tiles": layer("nero.kernels.triton.plan", theirs="triton"),
+    "nero.model.registry.rows": layer("nero.neurons"),
+    "nero.model.registry.torch_nn": layer("nero.model.registry.rows"),
+    "nero.model.registry.other_libraries": layer("nero.model.registry.rows"),
+    "nero.model.registry.lookup": layer("nero.neurons nero.model.registry"),
+    "nero.model.heads": layer("nero.model.registry.lookup"),
+    "nero.model.assignment": layer("nero.neurons nero.model.registry nero.model.heads"),
+    "nero.model.param_groups": layer(
+        "nero.geometry nero.model.registry.rows nero.model.heads nero.model.assignment"
     ),
-    "nero.heads": layer("nero.registry"),
-    "nero.assignment": layer(
-        "nero.neurons nero.registry_rows nero.registry_torch nero.registry nero.heads"
-    ),
-    "nero.architecture": layer("nero.geometry nero.registry_rows nero.heads nero.assignment"),
-    "nero.description": layer(
-        "nero.geometry nero.registry_rows nero.heads nero.assignment nero.architecture"
-    ),
+    "nero.model.describe": layer("nero.geometry nero.model"),
     "nero.groups": layer(BELOW_OPTIMIZER),
-    "nero.gradients": layer(f"{BELOW_OPTIMIZER} nero.groups nero.distributed"),
-    "nero.dispatch": layer(BELOW_DISPATCH),
+    "nero.step.gradients": layer(f"{BELOW_OPTIMIZER} nero.groups nero.distributed"),
+    "nero.step.dispatch": layer(f"{BELOW_DISPATCH} nero.step"),
     "nero.checkpoint": layer(f"{BELOW_OPTIMIZER} nero.groups nero.distributed"),
-    "nero.optimizer": layer(f"{BELOW_DISPATCH} nero.dispatch nero.checkpoint"),
+    "nero.optimizer": layer(f"{BELOW_DISPATCH} nero.step.dispatch nero.checkpoint"),
     "nero.backward": layer(BELOW_TELEMETRY),
     "nero.telemetry": layer(BELOW_TELEMETRY),
     "nero.optax": layer("nero.neurons", theirs="jax optax"),
@@ -212,7 +213,7 @@ def test_the_allowed_arrows_pass(tmp_path: Path) -> None:
         "nero/rule.py": "from .geometry import project_\nfrom . import neurons\n",
         "nero/kernels/__init__.py": "from . import foreach\n",
         "nero/kernels/foreach.py": "from ..rule import step\n",
-        "nero/kernels/cuda.py": "import triton.language as tl\n",
+        "nero/kernels/triton/launch.py": "import triton.language as tl\n",
         "nero/optimizer.py": "from nero.kernels.foreach import step\nimport nero.rule\n",
         "nero/optax.py": "import jax.numpy as jnp\nfrom nero.neurons import NeuronLayout\n",
         "nero/integrations/lightning.py": "import lightning\nfrom nero.optimizer import Nero\n",

@@ -21,7 +21,7 @@ from transformers.models.xlnet.modeling_xlnet import XLNetRelativeAttention
 from transformers.pytorch_utils import Conv1D
 
 from nero import Nero
-from nero.architecture import param_groups, plan
+from nero.model.param_groups import param_groups, plan
 from neuron_oracle import Case, classes_by_effect, classes_by_layout
 
 

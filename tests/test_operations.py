@@ -19,8 +19,8 @@ from hypothesis.stateful import (
 from torch import Tensor
 
 import nero.checkpoint
-import nero.dispatch
 import nero.kernels.single
+import nero.step.dispatch
 from operations import DTYPES, GRADIENTS, LRS, MEMORY, PATHS, ROWS, World
 from optimizer_table import CONSTRAINTS
 
@@ -154,7 +154,7 @@ def forgotten_state(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forgotten_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nero.dispatch, "match_dtype", lambda p, state: None)
+    monkeypatch.setattr(nero.step.dispatch, "match_dtype", lambda p, state: None)
 
 
 def infinity_let_through(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def test_wheel_holds_the_sources_and_nothing_else(wheel: zipfile.ZipFile) -> Non
     }
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert packed == sources
-    assert {"nero/py.typed", "nero/__init__.py", "nero_lab/cli.py"} <= packed
+    assert {"nero/py.typed", "nero/__init__.py", "nero_lab/cli/app.py"} <= packed
 
 
 def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
@@ -61,7 +61,7 @@ def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     assert [r.name for r in requirements if r.marker is None] == ["torch"]
     assert set(metadata.get_all("Provides-Extra", [])) == {"lab", "bench", "dev", "docs"}
-    assert "nero = nero_lab.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
+    assert "nero = nero_lab.cli.app:main" in wheel.read(f"{info}/entry_points.txt").decode()
     assert f"{info}/licenses/LICENSE" in wheel.namelist()
 
 

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from nero import NeuronLayout
-from nero.architecture import param_groups, plan
-from nero.registry import find_row, register
-from nero.registry_rows import Row
+from nero.model.param_groups import param_groups, plan
+from nero.model.registry.lookup import find_row, register
+from nero.model.registry.rows import Row
 from neuron_oracle import Case, classes_by_effect, classes_by_layout
 
 
@@ -271,7 +271,7 @@ class Base(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _forget_registrations(monkeypatch: pytest.MonkeyPatch) -> Any:
-    from nero import registry
+    from nero.model.registry import lookup as registry
 
     monkeypatch.setattr(registry, "_user_rows", [])
     registry._rows.cache_clear()

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import nero
 from helpers import bits
-from nero.gradients import checked_gradients
-from nero.kernels.cpu_library import Library, load
-from nero.kernels.seen import Seen, python_functions
+from nero.kernels.cpu.library import Library, load
+from nero.kernels.cpu.seen import Seen, python_functions
+from nero.step.gradients import checked_gradients
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("NERO_CPU") == "none", reason="there is no C++ compiler, and no kernel"
@@ -395,11 +395,11 @@ def test_gradients_do_not_outlive_the_step():
 
 def test_an_older_torch_has_its_attributes_read(monkeypatch: pytest.MonkeyPatch):
     new = bits(trained(EVENTS["a gradient less"]))
-    monkeypatch.setattr("nero.kernels.seen.python_functions", lambda: None)
+    monkeypatch.setattr("nero.kernels.cpu.seen.python_functions", lambda: None)
     assert bits(trained(EVENTS["a gradient less"])) == new
 
 
 @pytest.mark.parametrize("major", [0, 2])
 def test_another_version_of_dlpack_is_not_used(monkeypatch: pytest.MonkeyPatch, major: int):
-    monkeypatch.setattr("nero.kernels.seen.DLPACK_VERSION", major)
+    monkeypatch.setattr("nero.kernels.cpu.seen.DLPACK_VERSION", major)
     assert python_functions.__wrapped__() is None

@@ -16,11 +16,11 @@ from nero.neurons import NeuronLayout
 
 if TYPE_CHECKING:
     from nero import geometry
-    from nero.architecture import balance_, param_groups
     from nero.backward import step_in_backward
-    from nero.description import Description, describe
+    from nero.model.describe import Description, describe
+    from nero.model.param_groups import balance_, param_groups
+    from nero.model.registry.lookup import register
     from nero.optimizer import Nero
-    from nero.registry import register
 
 __version__ = "0.1.0.dev0"
 __all__ = [
@@ -37,12 +37,12 @@ __all__ = [
 
 # Where each name that needs torch lives.
 _HOMES = {
-    "Description": "nero.description",
+    "Description": "nero.model.describe",
     "Nero": "nero.optimizer",
-    "balance_": "nero.architecture",
-    "describe": "nero.description",
-    "param_groups": "nero.architecture",
-    "register": "nero.registry",
+    "balance_": "nero.model.param_groups",
+    "describe": "nero.model.describe",
+    "param_groups": "nero.model.param_groups",
+    "register": "nero.model.registry.lookup",
     "step_in_backward": "nero.backward",
 }
 

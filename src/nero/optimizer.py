@@ -19,12 +19,10 @@ from torch.optim.optimizer import (
 )
 
 from nero.checkpoint import FittedState, fit_state_dict
-from nero.dispatch import Dispatch, check_fused, warn_without_kernel
 from nero.distributed.counts import home_of, total_count
 from nero.distributed.shards import full
 from nero.distributed.turn import CutStep
 from nero.geometry import neuron_norm, project_, working_dtype
-from nero.gradients import checked_gradients
 from nero.groups import (
     OPTIONS,
     check_group,
@@ -36,6 +34,8 @@ from nero.groups import (
 )
 from nero.kernels.single import constraints
 from nero.neurons import normalize_axes
+from nero.step.dispatch import Dispatch, check_fused, warn_without_kernel
+from nero.step.gradients import checked_gradients
 
 # What a bias, a gain or a neuron of norm zero is taken to measure where its own scale is zero.
 ZERO_SCALE = 0.01

@@ -9,9 +9,9 @@ nothing to choose, and the out-of-the-box rate stays. No choice looks at the tes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from nero_lab.choice import best_lr
 from nero_lab.optimizers import OPTIMIZERS, OptimizerSpec
-from nero_lab.records import RunConfig, RunRecord, RunResult
+from nero_lab.records.store import RunConfig, RunRecord, RunResult
+from nero_lab.sweeps.selection import best_lr
 from nero_lab.tasks import ACCURACY
 
 FindRecord = Callable[[RunConfig], RunRecord | None]

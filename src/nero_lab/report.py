@@ -8,7 +8,7 @@ from nero_lab import figures
 from nero_lab.findings import findings
 from nero_lab.optimizers import OPTIMIZERS
 from nero_lab.plan import FindRecord, Plan
-from nero_lab.records import RunRecord, commit, environment, software
+from nero_lab.records.store import RunRecord, commit, environment, software
 from nero_lab.results import HEADINGS, json_rows, markdown_table, table_cells, table_rows
 
 
@@ -76,7 +76,10 @@ def _page(plan: Plan, find: FindRecord, finished: bool) -> str:
     rows = table_rows(plan, find)
     records = _records(plan, find)
     template = Environment(
-        loader=PackageLoader("nero_lab"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("nero_lab.analysis"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     ).get_template("report.html.j2")
     return template.render(
         plotly_js=Markup(get_plotlyjs()),

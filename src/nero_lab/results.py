@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from nero_lab.plan import Arm, FindRecord, Plan
-from nero_lab.records import RunRecord
+from nero_lab.records.store import RunRecord
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
-from nero_lab.records import RecordStore, RunConfig, RunRecord, RunResult
+from nero_lab.records.store import RecordStore, RunConfig, RunRecord, RunResult
 
 
 class WorkerDied(RuntimeError):

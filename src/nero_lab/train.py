@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import nero
-from nero_lab.context import Context
-from nero_lab.loop import Loop
+from nero_lab.experiments.runs import Result, Run
 from nero_lab.optimizers import OPTIMIZERS
-from nero_lab.records import RunConfig, RunResult
-from nero_lab.runs import Result, Run
+from nero_lab.records.store import RunConfig, RunResult
 from nero_lab.tasks import Splits, Task, load_task
 from nero_lab.tasks.base import Task as PaperTask
+from nero_lab.training.context import Context
+from nero_lab.training.loop import Loop
 
 _EVAL_TARGETS = 1024
 """How many targets are evaluated at once."""

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable
 
-from nero_lab.paper.comparison import Comparison
-from nero_lab.runs import Record, Result, Run
+from nero_lab.analysis.comparison import Comparison
+from nero_lab.experiments.runs import Record, Result, Run
 from nero_lab.tasks.base import FoundData, Metric
 
 DATA = FoundData("Made-up digits", "0123456789abcdef", None, "MNIST")

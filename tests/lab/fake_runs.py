@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from lab.tiny_task import Blobs
-from nero_lab.context import Context, Progress
-from nero_lab.jobs import Job
-from nero_lab.records import RunConfig, RunResult
-from nero_lab.runs import Result, Run
+from nero_lab.experiments.runs import Result, Run
+from nero_lab.records.store import RunConfig, RunResult
+from nero_lab.sweeps.jobs import Job
 from nero_lab.train import train_run
+from nero_lab.training.context import Context, Progress
 
 
 def end_by_seed(config: RunConfig) -> RunResult:
@@ -82,7 +82,7 @@ def train_and_tell(run: Run, folder: Path, connection: Connection) -> None:
 
 def give_command(arguments: list[str], environment: dict[str, str]) -> None:
     """Give a `nero` command in this process."""
-    from nero_lab.cli import app
+    from nero_lab.cli.app import app
 
     os.environ.update(environment)
     app(arguments)

@@ -1,6 +1,6 @@
 """Experiments that are never trained: names, metrics and arms for plans, tables and claims."""
 
-from nero_lab.paper.comparison import Comparison
+from nero_lab.analysis.comparison import Comparison
 from nero_lab.tasks.base import Arm, Metric, Preset, Published, Task
 from nero_lab.tasks.schedule import Schedule
 

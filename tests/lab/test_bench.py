@@ -17,7 +17,7 @@ from nero_lab.bench.results import Report, Row, Table, TrainingRow, backward_rat
 from nero_lab.bench.run import QUICK_SETTINGS, named_processor
 from nero_lab.bench.targets import judge, targets
 from nero_lab.bench.workloads import DTYPES, FULL, QUICK, Workload, gpt2
-from nero_lab.cli import app
+from nero_lab.cli.app import app
 
 TINY = Workload("tiny", "tiny", ((6, 4), (6,), (2, 6)), hidden=(0,), conv1d=True)
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from nero_lab import checkpoints as module
-from nero_lab.checkpoints import (
+from nero_lab.training import checkpoints as module
+from nero_lab.training.checkpoints import (
     CheckpointError,
     Checkpoints,
     rng_state,

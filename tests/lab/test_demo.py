@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from nero_lab.cli import app
-from nero_lab.records import RecordStore
+from nero_lab.cli.app import app
+from nero_lab.records.store import RecordStore
 
 
 def _demo(out: Path, *arguments: str):
@@ -136,7 +136,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_resumes(tiny, tmp_pa
 
 def test_help_is_quick_because_it_imports_no_torch():
     code = (
-        "import sys; from nero_lab.cli import app\n"
+        "import sys; from nero_lab.cli.app import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
         "assert 'torch' not in sys.modules and 'sklearn' not in sys.modules"

@@ -7,7 +7,7 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from nero_lab.data.parts import MissingData
-from nero_lab.frechet import (
+from nero_lab.tasks.frechet import (
     INCEPTION_WEIGHTS,
     classifier_distance,
     frechet_distance,

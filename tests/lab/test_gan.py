@@ -6,12 +6,12 @@ import torch
 
 import nero
 from lab.tiny_data import write_cifar, write_fashion_mnist
-from nero_lab.context import Context, Stopped
+from nero_lab.experiments.runs import find_arm, plan_run
 from nero_lab.models.gan import GAN
 from nero_lab.optimizers import OPTIMIZERS
-from nero_lab.runs import find_arm, plan_run
 from nero_lab.tasks.cgan import ConditionalGAN
 from nero_lab.train import train_run
+from nero_lab.training.context import Context, Stopped
 
 TASK = ConditionalGAN()
 

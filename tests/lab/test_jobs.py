@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from lab.fake_runs import die_always, die_once, made_up, never_end, work
-from nero_lab.jobs import RETRIES, Event, Job, JobMaker, run_jobs
-from nero_lab.local_pool import local_pool
-from nero_lab.runs import Records, Run, plan_run
+from nero_lab.experiments.runs import Records, Run, plan_run
+from nero_lab.sweeps.jobs import RETRIES, Event, Job, JobMaker, run_jobs
+from nero_lab.sweeps.local_pool import local_pool
 from nero_lab.tasks.base import FoundData
 from nero_lab.tasks.table import load_task
 

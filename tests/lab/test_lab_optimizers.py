@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import nero
-from nero_lab.imports import load_object
 from nero_lab.models.mlp import PlainMLP
 from nero_lab.models.vgg import SmallVGG
 from nero_lab.optimizers import OPTIMIZERS, OptimizerSpec, find_optimizer
+from nero_lab.plugins.load import load_object
 
 
 def train_mode(optimizer):

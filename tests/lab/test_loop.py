@@ -14,11 +14,11 @@ import torch
 
 from lab.fake_runs import train_and_tell
 from lab.tiny_task import Blobs
-from nero_lab.checkpoints import CheckpointError, Checkpoints
-from nero_lab.context import Context, Progress, Stopped
-from nero_lab.runs import Result, Run, find_arm, plan_run
+from nero_lab.experiments.runs import Result, Run, find_arm, plan_run
 from nero_lab.tasks.base import Task
 from nero_lab.train import train_run
+from nero_lab.training.checkpoints import CheckpointError, Checkpoints
+from nero_lab.training.context import Context, Progress, Stopped
 
 CPU = Context(accelerator="cpu")
 STEPS = 4 * 15

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nero_lab.cli import app
-from nero_lab.runs import Records
+from nero_lab.cli.app import app
+from nero_lab.experiments.runs import Records
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 

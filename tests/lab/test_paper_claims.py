@@ -7,11 +7,11 @@ import pytest
 
 from lab.fake_records import fake_records
 from lab.fake_tasks import ADAM, NERO, SGD, fake_comparison
-from nero_lab.paper.claims import CLAIMS, answers
-from nero_lab.paper.comparison import Comparison
-from nero_lab.paper.judges import Answer
-from nero_lab.paper.measured import Measured, measure
-from nero_lab.runs import Run
+from nero_lab.analysis.claims import CLAIMS, answers
+from nero_lab.analysis.comparison import Comparison
+from nero_lab.analysis.measured import Measured, measure
+from nero_lab.analysis.verdicts import Answer
+from nero_lab.experiments.runs import Run
 from nero_lab.tasks.base import Arm
 
 JUDGES = {claim.key: claim.judge for claim in CLAIMS}

@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from lab.fake_records import fake_record
 from lab.tiny_data import write_fashion_mnist
-from nero_lab import sweeping
-from nero_lab.cli import app
-from nero_lab.jobs import Event, Job
-from nero_lab.paper.comparison import Comparison
-from nero_lab.paper.picture import save_figure
-from nero_lab.runs import Records, Run
+from nero_lab.analysis.comparison import Comparison
+from nero_lab.analysis.pictures import save_figure
+from nero_lab.cli.app import app
+from nero_lab.experiments.runs import Records, Run
+from nero_lab.sweeps import grid as sweeping
+from nero_lab.sweeps.jobs import Event, Job
 from nero_lab.tasks.table import load_task
 
 RUNS = 2 * (4 + 1) + 2
@@ -58,7 +58,7 @@ def data(tmp_path_factory) -> Path:
 def nero_paper(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Return a function that runs the command on a made-up pool."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nero_lab.paper.run.save_figure", lambda *_: None)
+    monkeypatch.setattr("nero_lab.sweeps.paper.save_figure", lambda *_: None)
 
     def run(*arguments: str, pool: FakePool | None = None) -> Result:
         used = pool or FakePool()
@@ -72,7 +72,7 @@ def nero_paper(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_it_trains_the_plan_draws_and_tells(
     nero_paper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
 ):
-    monkeypatch.setattr("nero_lab.paper.run.save_figure", save_figure)
+    monkeypatch.setattr("nero_lab.sweeps.paper.save_figure", save_figure)
     pool = FakePool()
     done = nero_paper("deep-mlp", pool=pool)
     assert done.exit_code == 0, done.output
@@ -119,7 +119,7 @@ def test_a_run_that_fails_is_told_and_the_others_are_kept(nero_paper, tmp_path: 
 def test_an_experiment_without_data_is_left_out_and_said_to_be(
     nero_paper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("nero_lab.jobs.load_task", _without_data)
+    monkeypatch.setattr("nero_lab.sweeps.jobs.load_task", _without_data)
     done = nero_paper("deep-mlp")
     assert done.exit_code == 1
     assert "left out: deep-mlp: get it there" in done.output

@@ -7,11 +7,11 @@ import pytest
 
 from lab.fake_records import by_distance, fake_record, fake_records
 from lab.fake_tasks import ACCURACY, ADAM, NERO, PERPLEXITY, fake_comparison
-from nero_lab.choice import best_lr
-from nero_lab.paper.catalogue import figure_of, select
-from nero_lab.paper.comparison import Comparison, Outcome, learned_from
-from nero_lab.paper.estimate import cheapest_first, minutes, remaining
-from nero_lab.runs import Record, Records, Run
+from nero_lab.analysis.catalogue import figure_of, select
+from nero_lab.analysis.comparison import Comparison, Outcome, learned_from
+from nero_lab.analysis.estimate import cheapest_first, minutes, remaining
+from nero_lab.experiments.runs import Record, Records, Run
+from nero_lab.sweeps.selection import best_lr
 from nero_lab.tasks.base import Metric
 
 Find = Callable[[Run], Record | None]

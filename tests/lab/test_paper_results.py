@@ -8,14 +8,14 @@ import pytest
 
 from lab.fake_records import DATA, by_distance, fake_record, fake_records
 from lab.fake_tasks import ADAM, NERO, PERPLEXITY, SGD, fake_comparison
-from nero_lab.paper import table
-from nero_lab.paper.comparison import Comparison
-from nero_lab.paper.curves import COLUMNS, beyond, curves, flat, limits, logarithmic
-from nero_lab.paper.document import write_document
-from nero_lab.paper.measured import Measured, measure
-from nero_lab.paper.palette import styles
-from nero_lab.paper.picture import save_figure
-from nero_lab.runs import Record
+from nero_lab.analysis import table
+from nero_lab.analysis.comparison import Comparison
+from nero_lab.analysis.curves import COLUMNS, beyond, curves, flat, limits, logarithmic
+from nero_lab.analysis.document import write_document
+from nero_lab.analysis.measured import Measured, measure
+from nero_lab.analysis.palette import styles
+from nero_lab.analysis.pictures import save_figure
+from nero_lab.experiments.runs import Record
 from nero_lab.tasks.base import Arm, FoundData
 
 ENDING = by_distance(0.9, 0.1, {"nero": 1e-3, "adam": 1e-3})

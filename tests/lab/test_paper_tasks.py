@@ -12,11 +12,11 @@ from lab.tiny_data import (
     write_pairs,
     write_wikitext,
 )
-from nero_lab.context import Context
-from nero_lab.runs import Run, arm_spec, plan_run
+from nero_lab.experiments.runs import Run, arm_spec, plan_run
 from nero_lab.tasks.base import Task
 from nero_lab.tasks.table import load_task
 from nero_lab.train import train_run
+from nero_lab.training.context import Context
 
 WRITERS = {
     "ablation": write_cifar,

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import nero
-from nero_lab.atari import games_state, make_games, set_games_state
-from nero_lab.context import Context, Stopped
-from nero_lab.ppo import PPORun
-from nero_lab.runs import find_arm, plan_run
+from nero_lab.experiments.runs import find_arm, plan_run
 from nero_lab.tasks.pong import Pong
 from nero_lab.train import train_run
+from nero_lab.training.atari import games_state, make_games, set_games_state
+from nero_lab.training.context import Context, Stopped
+from nero_lab.training.ppo import PPORun
 
 TASK = Pong()
 

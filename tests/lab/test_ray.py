@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from lab.fake_runs import die_once, made_up
-from nero_lab.jobs import Job, JobMaker, run_jobs
-from nero_lab.ray_pool import ray_pool
-from nero_lab.runs import Records, Run, plan_run
+from nero_lab.experiments.runs import Records, Run, plan_run
+from nero_lab.sweeps.jobs import Job, JobMaker, run_jobs
+from nero_lab.sweeps.ray_pool import ray_pool
 from nero_lab.tasks.base import FoundData
 from nero_lab.tasks.table import load_task
 

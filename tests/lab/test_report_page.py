@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from lab.browser import CHROMIUM, visit
 from lab.fake_records import by_distance, fake_record, fake_records
-from nero_lab.cli import app
-from nero_lab.paper.comparison import Comparison
-from nero_lab.runs import Record, Records
+from nero_lab.analysis.comparison import Comparison
+from nero_lab.cli.app import app
+from nero_lab.experiments.runs import Record, Records
 from nero_lab.tasks.table import load_task
 
 OPTIMA = {"nero": 1e-3, "lamb": 1e-2, "adam-kaiming": 1e-4, "sgd-kaiming": 1e-2}

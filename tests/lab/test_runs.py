@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nero_lab.runs import CURVE_POINTS, Record, Records, Result, Run, find_arm, plan_run
+from nero_lab.experiments.runs import CURVE_POINTS, Record, Records, Result, Run, find_arm, plan_run
 from nero_lab.tasks.base import Arm, FoundData
 from nero_lab.tasks.table import load_task
 

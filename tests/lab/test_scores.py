@@ -3,7 +3,7 @@
 import pytest
 
 from lab.fake_tasks import ACCURACY, PERPLEXITY
-from nero_lab.scores import Scores, standing
+from nero_lab.analysis.scores import Scores, standing
 from nero_lab.tasks.base import Metric
 
 

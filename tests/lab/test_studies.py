@@ -8,8 +8,8 @@ import torch
 from typer.testing import CliRunner
 
 from lab.tiny_data import write_fashion_mnist, write_texts
-from nero_lab.cli import app
-from nero_lab.records import RecordStore, RunConfig, RunRecord, RunResult
+from nero_lab.cli.app import app
+from nero_lab.records.store import RecordStore, RunConfig, RunRecord, RunResult
 from nero_lab.studies.finetune import finetune_study
 from nero_lab.studies.heads import heads_study
 from nero_lab.studies.plan import Study
@@ -279,7 +279,7 @@ def test_quick_study_from_end_to_end_and_again(folders, tmp_path, monkeypatch, n
     command = ["study", name, "--quick", "--out", str(tmp_path), "--jobs", "1"]
     command += _options(folders, name)
     if name != "finetune":  # one of them with processes is enough: they take long to start
-        monkeypatch.setattr("nero_lab.progress.local_processes", ThreadPoolExecutor)
+        monkeypatch.setattr("nero_lab.sweeps.progress.local_processes", ThreadPoolExecutor)
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     made = {path.name for path in tmp_path.iterdir() if path.is_file()}

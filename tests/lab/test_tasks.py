@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nero_lab.data.loaders import TensorLoader
-from nero_lab.runs import arm_spec, plan_run
+from nero_lab.experiments.runs import arm_spec, plan_run
 from nero_lab.tasks.base import Task
 from nero_lab.tasks.schedule import Schedule, warmup_factor
 from nero_lab.tasks.table import PAPER_TASKS, load_task

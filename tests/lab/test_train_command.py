@@ -16,8 +16,8 @@ import torch
 from typer.testing import CliRunner, Result
 
 from lab.fake_runs import give_command
-from nero_lab.cli import app
-from nero_lab.runs import Record, Records
+from nero_lab.cli.app import app
+from nero_lab.experiments.runs import Record, Records
 
 TASK = Path(__file__).parent / "tiny_task.py"
 SLOW_TASK = """

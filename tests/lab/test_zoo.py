@@ -7,8 +7,8 @@ import pytest
 import torchvision
 from typer.testing import CliRunner
 
-from nero_lab.cli import app
-from nero_lab.zoo import load_model
+from nero_lab.cli.app import app
+from nero_lab.models.zoo import load_model
 
 GPT2 = {"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 2, "vocab_size": 100}
 
@@ -67,7 +67,7 @@ def test_what_is_no_model_is_an_error_that_helps(tmp_path: Path) -> None:
 
 
 def test_without_the_lab_the_command_says_what_to_install() -> None:
-    hidden = "import sys; sys.modules['typer'] = None; import nero_lab.cli"
+    hidden = "import sys; sys.modules['typer'] = None; import nero_lab.cli.app"
     run = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True)
     assert run.returncode == 1
     assert run.stderr.strip() == ('nero: the command needs the lab: pip install "nero-optim[lab]"')

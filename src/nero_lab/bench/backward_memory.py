@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import nero
 from nero_lab.bench import memory
 from nero_lab.bench.grids import bytes_text
-from nero_lab.records import commit
+from nero_lab.records.store import commit
 
 # Depth, width, context, vocabulary: 100 million parameters in tensors of at most 9 MiB. One short
 # row of text, so that activations do not hide what is asked about.

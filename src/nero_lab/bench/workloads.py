@@ -45,7 +45,7 @@ def gpt2(width: int, vocabulary: int, context: int, blocks: int) -> Workload:
 
 def resnet50(divisor: int = 1) -> Workload:
     """Return the tensors of torchvision's ResNet-50, its channels divided."""
-    from nero_lab.zoo import load_model
+    from nero_lab.models.zoo import load_model
 
     shapes = tuple(
         tuple(max(1, size // divisor) for size in p.shape[:2]) + tuple(p.shape[2:])

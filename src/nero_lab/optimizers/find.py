@@ -3,9 +3,9 @@
 import difflib
 import inspect
 
-from nero_lab.imports import is_import_path, load_object
 from nero_lab.optimizers.spec import OptimizerSpec
 from nero_lab.optimizers.table import OPTIMIZERS
+from nero_lab.plugins.load import is_import_path, load_object
 
 
 def find_optimizer(name: str) -> OptimizerSpec:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nero_lab.imports import load_object
+from nero_lab.plugins.load import load_object
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from nero_lab.analysis.scores import Scores
 from nero_lab.optimizers import OPTIMIZERS
-from nero_lab.progress import FindRecord
-from nero_lab.records import RunResult, commit, environment, finite, software
-from nero_lab.scores import Scores
+from nero_lab.records.store import RunResult, commit, environment, finite, software
 from nero_lab.studies.plan import Arm, Case, Study
+from nero_lab.sweeps.progress import FindRecord
 
 
 @dataclass(frozen=True)

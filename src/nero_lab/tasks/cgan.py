@@ -133,7 +133,7 @@ class ConditionalGAN(Task):
         split_seed: int = 0,
     ) -> Data:
         """Return images from -1 to 1 and classes; the validation part is drawn from training."""
-        from nero_lab.frechet import classifier_distance, inception_distance
+        from nero_lab.tasks.frechet import classifier_distance, inception_distance
 
         if features not in ("inception", "classifier"):
             raise ValueError(f'features must be "inception" or "classifier", got {features!r}')
@@ -186,7 +186,7 @@ class ConditionalGAN(Task):
 
     def evaluate(self, model: nn.Module, loader: Loader) -> Mapping[str, float]:
         """Return the Frechet distance, from the same noise every time."""
-        from nero_lab.frechet import frechet_distance
+        from nero_lab.tasks.frechet import frechet_distance
 
         gan, real = cast("GAN", model), cast("RealImages", loader)
         generator = torch.Generator().manual_seed(0)

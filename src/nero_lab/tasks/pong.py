@@ -9,8 +9,8 @@ from nero_lab.tasks.base import Arm, FoundData, Metric, Preset, Task
 from nero_lab.tasks.schedule import Schedule
 
 if TYPE_CHECKING:
-    from nero_lab.context import Context
-    from nero_lab.runs import Result, Run
+    from nero_lab.experiments.runs import Result, Run
+    from nero_lab.training.context import Context
 
 _GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -94,12 +94,12 @@ class Pong(Task):
 
     def find_data(self, folder: Path | None, **options: Any) -> FoundData:
         """Return the game, which comes inside ale-py."""
-        from nero_lab.atari import rom_path
+        from nero_lab.training.atari import rom_path
 
         return FoundData("Atari Pong", digest_files([rom_path("pong")]))
 
     def run(self, run: "Run", context: "Context") -> "Result":
         """Return what a run measured."""
-        from nero_lab.ppo import PPORun
+        from nero_lab.training.ppo import PPORun
 
         return PPORun(run, context).fit()

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping
 
-from nero_lab.imports import is_import_path, load_module, load_object
+from nero_lab.plugins.load import is_import_path, load_module, load_object
 from nero_lab.tasks.base import Task
 
 PAPER_TASKS: Mapping[str, str] = {

@@ -1,0 +1,159 @@
+"""The compiled CPU kernel: finding it, and calling it through its C interface."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from nero.kernels.cpu.build import LIBRARY, source_digest
+from nero.kernels.cpu.seen import Addresses
+
+INSTRUCTION_SET = "NERO_CPU"
+"""The environment variable that forces an instruction set, or "none" for no kernel."""
+
+OUT_OF_MEMORY = -2
+
+
+class Missing(NamedTuple):
+    """Why there is no kernel."""
+
+    reason: str
+
+
+class GroupFields(ctypes.Structure):
+    """The hyperparameters of a group, as kernel.h has them."""
+
+    _fields_ = (
+        ("lr", ctypes.c_double),
+        ("beta", ctypes.c_double),
+        ("momentum", ctypes.c_double),
+        ("radius", ctypes.c_double),
+        ("nonfinite", ctypes.c_int64),
+    )
+
+
+class Library:
+    """The kernel in one instruction set.
+
+    Args:
+        path: the shared library.
+        forced: the instruction set to use; None for the best that the processor has.
+
+    Attributes:
+        instruction_sets: those that the library and the processor have, the best one last.
+        instruction_set: the one in use.
+        look: the kernel's `nero_look`, for `nero.kernels.cpu.seen.Seen`.
+
+    Raises:
+        OSError: it cannot be loaded.
+        ValueError: it was built from other sources, or lacks the forced instruction set.
+    """
+
+    def __init__(self, path: Path = LIBRARY, forced: str | None = None) -> None:
+        library = ctypes.CDLL(str(path))
+        library.nero_source.restype = ctypes.c_char_p
+        if library.nero_source().decode() != source_digest():
+            raise ValueError("it was built from other sources")
+        names = (ctypes.c_char_p * 8)()
+        count = library.nero_instruction_sets(names, len(names))
+        self.instruction_sets = [name.decode() for name in names[:count] if name]
+        self.instruction_set = forced or self.instruction_sets[-1]
+        if self.instruction_set not in self.instruction_sets:
+            have = ", ".join(self.instruction_sets)
+            raise ValueError(f"{INSTRUCTION_SET}={forced}: this machine has {have}")
+        self._name = self.instruction_set.encode()
+        self._step = library.nero_step
+        self._step.restype = ctypes.c_int64
+        self._step.argtypes = (
+            ctypes.c_char_p,
+            ctypes.c_void_p,
+            ctypes.c_int64,
+            ctypes.c_void_p,
+            ctypes.c_char_p,
+            ctypes.c_int,
+            ctypes.c_void_p,
+        )
+        # Looks at Python's objects, so it keeps Python's lock, and raises what they raise.
+        self.look = ctypes.PyDLL(str(path)).nero_look
+        self.look.restype = ctypes.c_int64
+        self.look.argtypes = (
+            ctypes.c_void_p,
+            ctypes.py_object,
+            ctypes.c_int64,
+            ctypes.py_object,
+            ctypes.py_object,
+            ctypes.py_object,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_int64,
+        )
+
+    def step(self, records: bytes, count: int, addresses: Addresses, group: GroupFields) -> int:
+        """Update the tensors at these addresses; returns how many neurons were skipped.
+
+        Args:
+            records: one after another, what kernel.h calls a Tensor.
+            count: how many.
+            addresses: of each one's weights and of its gradient.
+            group: hyperparameters.
+
+        Raises:
+            MemoryError: a thread found no room for gathered neurons.
+        """
+        skipped = self._step(
+            records,
+            addresses,
+            count,
+            ctypes.byref(group),
+            self._name,
+            torch.get_num_threads(),
+            openmp_parallel(),
+        )
+        if skipped == OUT_OF_MEMORY:
+            raise MemoryError("the CPU kernel found no memory; some weights were not updated")
+        return skipped
+
+
+@functools.cache
+def load() -> Library | Missing:
+    """The kernel, or why there is none; looked for once in a process."""
+    forced = os.environ.get(INSTRUCTION_SET)
+    if forced == "none":
+        return Missing(f"{INSTRUCTION_SET}=none")
+    if not LIBRARY.exists():
+        return Missing(
+            "it was not compiled; with a C++ compiler, run python -m nero.kernels.cpu.build"
+        )
+    try:
+        return Library(LIBRARY, forced or None)
+    except (OSError, ValueError, AttributeError) as error:
+        return Missing(f"{error}; to compile it again, run python -m nero.kernels.cpu.build")
+
+
+@functools.cache
+def openmp_parallel() -> int | None:
+    """The address of GOMP_parallel in the OpenMP runtime that torch runs on.
+
+    The kernel then shares torch's threads instead of competing with them. None where it cannot be
+    told: the kernel starts threads of its own for each step.
+    """
+    # Other packages bring runtimes of their own: only torch's will do.
+    home = Path(torch.__file__).parent
+    for path in sorted(
+        path
+        for directory in (home / "lib", home.with_name("torch.libs"))
+        for path in directory.glob("lib*omp*")
+    ):
+        try:
+            # Already loaded, or not torch's: RTLD_NOLOAD never loads a second one.
+            runtime = ctypes.CDLL(str(path), mode=getattr(os, "RTLD_NOLOAD", 0) | os.RTLD_LAZY)
+            return ctypes.cast(runtime.GOMP_parallel, ctypes.c_void_p).value
+        except (OSError, AttributeError):
+            continue
+    return None

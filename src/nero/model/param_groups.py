@@ -1,0 +1,220 @@
+"""Parameter groups from a model: each parameter's neurons, role and constraint."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from nero.geometry import project_
+from nero.model.assignment import Assignment, Options, assign
+from nero.model.heads import Named
+from nero.model.registry.rows import PER_ENTRY_ROLES
+
+BALANCED: Options = {"center": True, "radius": "unit"}
+KEPT: Options = {"center": False, "radius": "initial"}
+FREE: Options = {"center": False, "radius": None}
+
+# What the "balanced" preset gives to heads and embeddings: the one place that says so. Free and
+# initial norms did worse or no better (`nero study heads`, docs/log.md).
+HEAD: Options = BALANCED
+EMBEDDING: Options = BALANCED
+
+# Preset -> role -> constraint. Gains, biases and all tensors with one axis or none are free.
+PRESETS: Mapping[str, Mapping[str, Options]] = {
+    "balanced": {"weight": BALANCED, "embedding": EMBEDDING, "head": HEAD},
+    "paper": {"weight": BALANCED, "embedding": BALANCED, "head": BALANCED},
+    "finetune": {"weight": KEPT, "embedding": KEPT, "head": KEPT},
+}
+
+
+def param_groups(
+    model: nn.Module,
+    *,
+    preset: str = "balanced",
+    head: Named | Iterable[Named] | None = None,
+    embedding: Named | Iterable[Named] | None = None,
+    overrides: Mapping[str, Options] | None = None,
+    batch: Any = None,
+) -> list[dict[str, Any]]:
+    """Groups for `nero.Nero` with the right neurons and constraints for each parameter.
+
+    Every trainable parameter is in exactly one group (a tied one once, under its first name). Its
+    neurons and role follow from the type of the module that owns it: rows of linear layers and
+    convolutions, output channels of transposed convolutions, each row of each gate of a recurrent
+    layer, each row of q, k and v, the rows of each expert; see `nero.register` for more.
+
+    Roles: "weight"; "embedding", also where tied to a head; "head", the layer that makes the
+    model's output; "gain" and "bias", where each entry is by itself, however many axes the tensor
+    has. No layer is a head unless `head` or `batch` says so, or the model declares it through
+    Hugging Face's `get_output_embeddings()`: a name tells nothing.
+
+    Weights behind a parametrisation (weight norm, spectral norm, pruning) are treated as gains,
+    with a warning: the neuron is a row of the weight that is computed from them. An embedding
+    whose padding row is not zero keeps its norms instead of being projected, with a warning, so
+    that the row stays as it is (on the meta device the row is taken to be zero).
+
+    Args:
+        model: of any size, on any device, also the meta device, compiled or wrapped in
+            DistributedDataParallel.
+        preset: "paper": mean 0 and norm 1 for weights, embeddings and heads. "balanced" (default):
+            what measurements justify (docs/log.md); at present that is the same. "finetune":
+            each neuron keeps its initial norm and nothing
+            is centred, so that building the optimiser changes no bit of the model.
+        head: module, dotted name or a list of them; every weight inside is a head.
+        embedding: modules, parameters or names to treat as embeddings besides those that are.
+            A parameter of an unknown owner then has a neuron for each vector along its last axis.
+        overrides: group options by fnmatch pattern of parameter names, such as
+            `{"*.norm.*": {"lr": 0.001}}`; later patterns win. "role" and "neuron_axes" too.
+        batch: a tensor, a tuple of arguments or a dict of keyword arguments on which to run the
+            model once, in eval mode and without gradients, to find the head: the last linear or
+            convolutional layer whose output is an output of the model.
+
+    Returns:
+        Groups of (name, tensor) pairs under "params", with "neuron_axes", "center", "radius" and
+        "role", and what the overrides add.
+
+    Raises:
+        ValueError: a parameter with two or more axes whose owner is not known (the message has
+            the line that registers it) or whose owners disagree about its neurons; an
+            uninitialised lazy module; an unknown preset; a pattern that matches nothing; a head
+            or embedding that the model does not have; a batch that shows no head.
+        TypeError: an argument of a wrong type.
+
+    Example:
+        >>> import torch, nero
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.ConvTranspose2d(8, 4, 3), torch.nn.Flatten(), torch.nn.Linear(36, 10)
+        ... )
+        >>> groups = nero.param_groups(model, batch=torch.zeros(1, 8, 1, 1))
+        >>> for group in groups:
+        ...     print(group["role"], [name for name, _ in group["params"]], group["neuron_axes"])
+        weight ['0.weight'] (1,)
+        bias ['0.bias', '2.bias'] (0,)
+        head ['2.weight'] (0,)
+        >>> optimizer = nero.Nero(groups, lr=0.01)
+    """
+    assignments = plan(
+        model, preset=preset, head=head, embedding=embedding, overrides=overrides, batch=batch
+    )
+    groups: dict[Any, dict[str, Any]] = {}
+    for each in assignments:
+        axes, options = each.layout.neuron_axes, each.options
+        key = (each.role, axes, options["center"], options["radius"], each.overrides)
+        group = groups.setdefault(
+            key, {"params": [], "role": each.role, "neuron_axes": axes, **options}
+        )
+        group["params"].append((each.names[0], each.parameter))
+    return list(groups.values())
+
+
+def balance_(
+    model: nn.Module,
+    *,
+    preset: str = "paper",
+    head: Named | Iterable[Named] | None = None,
+    embedding: Named | Iterable[Named] | None = None,
+    overrides: Mapping[str, Options] | None = None,
+    batch: Any = None,
+) -> nn.Module:
+    """Put the trainable weights of a model on their constraint sets, without an optimiser.
+
+    What `nero.Nero` does on construction with the groups of `param_groups`.
+
+    Args:
+        model: modified in place.
+        preset: as for `param_groups`, but "paper" by default: every tensor with two or more
+            axes that is neither gain nor bias is balanced.
+        head: as for `param_groups`.
+        embedding: as for `param_groups`.
+        overrides: as for `param_groups`.
+        batch: as for `param_groups`.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ValueError: as `param_groups`.
+        TypeError: as `param_groups`.
+
+    Example:
+        >>> import torch, nero
+        >>> layer = nero.balance_(torch.nn.Linear(16, 4))
+        >>> bool(nero.geometry.is_balanced(layer.weight, nero.NeuronLayout((4, 16))).all())
+        True
+    """
+    assignments = plan(
+        model, preset=preset, head=head, embedding=embedding, overrides=overrides, batch=batch
+    )
+    for each in assignments:
+        # A neuron that keeps its initial norm is centred at the most.
+        radius = each.options["radius"]
+        project_(
+            each.parameter,
+            each.layout,
+            center=each.options["center"],
+            radius={"unit": 1.0, "initial": None}.get(radius, radius),
+        )
+    return model
+
+
+def plan(
+    model: nn.Module,
+    *,
+    preset: str = "balanced",
+    head: Named | Iterable[Named] | None = None,
+    embedding: Named | Iterable[Named] | None = None,
+    overrides: Mapping[str, Options] | None = None,
+    batch: Any = None,
+) -> list[Assignment]:
+    """What every trainable parameter is to the optimiser, constraints included; gives warnings.
+
+    Arguments and errors are those of `param_groups`.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {tuple(PRESETS)}, got {preset!r}")
+    assignments = assign(
+        model, head=head, embedding=embedding, overrides=overrides or {}, batch=batch
+    )
+    padded = [each for each in assignments if _would_move_padding(preset, each)]
+    for each in assignments:
+        constraint = KEPT if each in padded else _constraint(preset, each)
+        each.options = {**constraint, **each.options}
+    _warn(
+        "parameters behind a parametrisation: the weight in use is computed from them, so their "
+        "rows are not neurons, and each entry is updated by itself, as a gain",
+        [
+            each
+            for each in assignments
+            if each.reparametrized and each.role in PER_ENTRY_ROLES and each.parameter.ndim > 1
+        ],
+    )
+    _warn(
+        "embeddings with a padding row that is not zero: projection would change it, so all rows "
+        "keep their norms (set the row to zero to have the others projected)",
+        padded,
+    )
+    return assignments
+
+
+def _constraint(preset: str, each: Assignment) -> Options:
+    free = each.role in PER_ENTRY_ROLES or each.parameter.ndim < 2
+    return FREE if free else PRESETS[preset][each.role]
+
+
+def _would_move_padding(preset: str, each: Assignment) -> bool:
+    """Whether the preset, unless overridden, would project a padding row that holds something."""
+    constraint, p = _constraint(preset, each), each.parameter.detach()
+    projects = constraint["center"] or constraint["radius"] not in (None, "initial")
+    if not projects or {"center", "radius"} & each.options.keys() or p.is_meta:
+        return False
+    return any(bool(p[row].any()) for row in each.padding)
+
+
+def _warn(what: str, found: list[Assignment]) -> None:
+    if found:
+        names = ", ".join(each.names[0] for each in found)
+        # From the public function that called plan() to its own caller.
+        warnings.warn(f"{what}: {names}", stacklevel=4)

@@ -1,0 +1,1 @@
+"""Which axes of which module's parameters count neurons: rows for torch and other libraries."""

@@ -1,0 +1,102 @@
+"""From the type of a module to what its parameters are: rows, looked up and added to.
+
+Rows stand under a module type, or under a type's qualified name where the package that defines it
+need not be installed. A subclass has the rows of its bases.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from nero.model.registry import other_libraries as registry_lazy
+from nero.model.registry import torch_nn as registry_torch
+from nero.model.registry.rows import ROLES, AxesOf, Row
+from nero.neurons import normalize_axes
+
+# What users have registered, by type or by pattern of qualified names; the latest comes first.
+_user_rows: list[tuple[type[nn.Module] | str, Row]] = []
+
+
+def register(
+    module_type: type[nn.Module] | str,
+    name: str,
+    *,
+    neuron_axes: Iterable[object] | AxesOf = (0,),
+    role: str = "weight",
+) -> None:
+    """Say which entries of a module type's parameter make up a neuron.
+
+    Subclasses of the type inherit it. It goes before every built-in row, and before what was
+    registered earlier.
+
+    Args:
+        module_type: the type of the module that owns the parameter, or its qualified name
+            ("package.module.Class"), which imports nothing and may be an fnmatch pattern.
+        name: the parameter's attribute name in that module, or an fnmatch pattern ("weight_*").
+            An entry of a ParameterList or ParameterDict is "list.0" in the module that holds it.
+        neuron_axes: the axes that count neurons, as `nero.NeuronLayout` takes them, or a
+            function of (module, parameter) that returns them. Default (0,), a row per neuron.
+            Ignored for gains and biases, where each entry is by itself.
+        role: "weight" (the default), "embedding", "head", "gain" or "bias".
+
+    Raises:
+        ValueError: an unknown role.
+        TypeError: `module_type` is neither a module type nor a string, or axes of a wrong type.
+
+    Example:
+        >>> import torch, nero
+        >>> class Mixer(torch.nn.Module):  # y = x @ kernel
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.kernel = torch.nn.Parameter(torch.randn(8, 4))  # (in, out)
+        >>> nero.register(Mixer, "kernel", neuron_axes=(1,))
+        >>> nero.param_groups(Mixer())[0]["neuron_axes"]
+        (1,)
+    """
+    if role not in ROLES:
+        raise ValueError(f"role must be one of {ROLES}, got {role!r}")
+    is_module = isinstance(module_type, type) and issubclass(module_type, nn.Module)
+    if not is_module and not isinstance(module_type, str):
+        raise TypeError(
+            "module_type must be a subclass of torch.nn.Module or its qualified name, "
+            f"got {module_type!r}"
+        )
+    axes = neuron_axes if callable(neuron_axes) else normalize_axes(neuron_axes)
+    _user_rows.insert(0, (module_type, Row(name, role, axes)))
+    _rows.cache_clear()
+
+
+def find_row(module: nn.Module, name: str) -> Row | None:
+    """The row of the parameter called `name` in `module`, or None where the registry has none."""
+    return next((row for row in _rows(type(module)) if fnmatchcase(name, row.name)), None)
+
+
+def qualified_name(module_type: type) -> str:
+    """The name "package.module.Class", which strings given to `register` are matched with."""
+    return f"{module_type.__module__}.{module_type.__qualname__}"
+
+
+def own_type(module: nn.Module) -> type[nn.Module]:
+    """The module's type, without the one that FSDP2's `fully_shard` has put before it."""
+    bases = type(module).__bases__
+    return bases[1] if bases[0].__name__ == "FSDPModule" and len(bases) == 2 else type(module)
+
+
+@functools.lru_cache(maxsize=4096)
+def _rows(module_type: type[nn.Module]) -> tuple[Row, ...]:
+    """All rows of a type and its bases: the users' before the built-in, each nearest base first."""
+    bases = [(base, qualified_name(base)) for base in module_type.__mro__]
+    found = [
+        row
+        for base, called in bases
+        for key, row in _user_rows
+        if (fnmatchcase(called, key) if isinstance(key, str) else base is key)
+    ]
+    for base, called in bases:
+        found += registry_torch.ROWS.get(base, ())
+        found += registry_lazy.rows(called)
+    return tuple(found)

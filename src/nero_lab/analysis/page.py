@@ -1,0 +1,102 @@
+"""Records -> one HTML page that opens without a network."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from nero_lab.analysis import interactive, table
+from nero_lab.analysis.claims import Claim
+from nero_lab.analysis.measured import Measured, Series
+from nero_lab.analysis.verdicts import Answer
+from nero_lab.experiments.runs import Record
+
+
+def results_page(
+    experiments: Sequence[Measured], claims: Sequence[tuple[Claim, Answer]], source: str
+) -> str:
+    """Return the page.
+
+    Args:
+        experiments: what is shown, in this order.
+        claims: the paper's claims and what the records say about them.
+        source: where the records are, for the reader.
+    """
+    # Imported here: Plotly takes a second, and only the page needs it.
+    from jinja2 import Environment, PackageLoader
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    loader = PackageLoader("nero_lab.analysis")
+    template = Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    ).get_template("results.html.j2")
+    records = [record for measured in experiments for record in measured.records]
+    return template.render(
+        plotly_js=Markup(get_plotlyjs()),
+        source=source,
+        runs=len(records),
+        diverged=sum(measured.diverged for measured in experiments),
+        claims=claims,
+        experiments=[_experiment(measured, index) for index, measured in enumerate(experiments)],
+        environments=environments(records),
+    )
+
+
+def heading(measured: Measured) -> str:
+    """Return an experiment's name, figure and data."""
+    figure = measured.comparison.task.figure
+    told = measured.name + (f" (figure {figure})" if figure != "-" else "")
+    return f"{told} on {measured.data_name}" if measured.data_name else told
+
+
+def _experiment(measured: Measured, index: int) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    about = table.about(measured)
+    return {
+        "id": f"experiment-{index}",
+        "heading": heading(measured),
+        "stand_in": about.pop(0) if measured.stands_in_for else None,
+        "panels": [(title, Markup(html)) for title, html in interactive.panels(measured)],
+        "legend": interactive.legend(measured),
+        "headings": table.headings(measured),
+        "cells": table.cells(measured),
+        "about": about,
+        "records": [
+            _record(series, record)
+            for series in measured.series
+            for _, record in sorted(series.records.items())
+        ],
+    }
+
+
+def _record(series: Series, record: Record) -> dict[str, str]:
+    run, result = record.run, record.result
+    split, value = series.chosen_by(record)
+    measured = "no finite number" if value is None else f"{split} {series.metric.name} {value:.4g}"
+    return {
+        "anchor": interactive.anchor(record),
+        "summary": f"{series.label}, lr {run.lr:g}, seed {run.seed}: {result.status}, {measured}",
+        "text": _text(record),
+    }
+
+
+def _text(record: Record) -> str:
+    """Return a record as indented JSON, each curve on one line."""
+    fields = asdict(record)
+    columns = fields["result"].pop("curves")
+    text = json.dumps({"id": record.run.run_id, **fields}, indent=2)
+    lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(c)}" for name, c in columns.items())
+    return f'{text[:-2]},\n  "curves": {{\n{lines}\n  }}\n}}'
+
+
+def environments(records: Sequence[Record]) -> list[str]:
+    """Return the distinct machines and commits that runs were computed on, in words."""
+    told: dict[str, int] = {}
+    for record in records:
+        words = ", ".join(f"{key} {value}" for key, value in record.environment.items())
+        told[words] = told.get(words, 0) + 1
+    commits = sorted({record.commit or "unknown" for record in records})
+    found = [f"{count} runs: {words}." for words, count in told.items()]
+    return [*found, f"Commits: {', '.join(commits)}."] if commits else found

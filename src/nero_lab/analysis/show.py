@@ -1,0 +1,52 @@
+"""Tables and claims in a terminal."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nero_lab.analysis import table
+from nero_lab.analysis.catalogue import evidence, measured
+from nero_lab.analysis.claims import answers
+from nero_lab.analysis.comparison import Comparison
+from nero_lab.analysis.page import heading
+from nero_lab.experiments.runs import Records
+
+_COLOURS = {
+    "holds": "green",
+    "holds in part": "yellow",
+    "does not hold": "red",
+    "not measured": "dim",
+}
+
+
+def print_tables(comparisons: Sequence[Comparison], records: Records, console: Console) -> None:
+    """Print the table of each experiment, and what was tuned and what not."""
+    for each in measured(comparisons, records):
+        shown = Table(title=heading(each), title_justify="left")
+        for name in table.headings(each):
+            shown.add_column(name)
+        for cells in table.cells(each):
+            # As text: what is in brackets is a range, not markup.
+            shown.add_row(*map(Text, cells))
+        console.print(shown)
+        for sentence in table.about(each):
+            console.print(f"- {sentence}", highlight=False, markup=False, soft_wrap=True)
+        console.print()
+
+
+def print_claims(comparisons: Sequence[Comparison], records: Records, console: Console) -> None:
+    """Print each claim, the answer, what it rests on, and the criterion."""
+    for claim, answer in answers(evidence(measured(comparisons, records))):
+        colour = _COLOURS[answer.verdict]
+        console.print(
+            f"[bold]{claim.key}[/] {claim.says} [bold {colour}]{answer.verdict}[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
+        for figure in answer.figures:
+            console.print(f"  - {figure}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"  {claim.criterion}", style="dim", highlight=False, markup=False, soft_wrap=True
+        )

@@ -1,0 +1,180 @@
+"""The table of one experiment: its cells, the same for terminal, Markdown and page."""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from nero_lab.analysis.comparison import learned_from
+from nero_lab.analysis.measured import Measured, Series
+from nero_lab.tasks.base import Metric, Published
+
+
+def headings(measured: Measured) -> tuple[str, ...]:
+    """Return the headings."""
+    test = f"test {measured.metric.name}"
+    return (
+        "arm",
+        "lr out of the box",
+        test,
+        "best lr of grid",
+        test,
+        "grid",
+        "published",
+        "time of a run",
+    )
+
+
+def cells(measured: Measured) -> list[tuple[str, ...]]:
+    """Return the text of every cell, one tuple for each arm, under `headings`."""
+    return [_row(series) for series in measured.series]
+
+
+def _row(series: Series) -> tuple[str, ...]:
+    best = series.best_lr
+    seconds = series.seconds
+    return (
+        series.label,
+        "-" if series.default_lr is None else f"{series.default_lr:g}",
+        str(series.out_of_the_box),
+        "-" if best is None else f"{best:g}",
+        "grid not finished" if best is None and series.records else str(series.best),
+        _grid(series.lrs),
+        published(headline(series.published, series.metric)) or "-",
+        "-" if seconds is None else f"{seconds:.1f} s",
+    )
+
+
+def _grid(lrs: Sequence[float]) -> str:
+    if len(lrs) < 4:
+        return ", ".join(f"{lr:g}" for lr in lrs)
+    return f"{lrs[0]:g} to {lrs[-1]:g} ({len(lrs)})"
+
+
+def by_lr(measured: Measured) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return headings and cells of the validation metric at every learning rate, first seed."""
+    lrs = sorted({lr for series in measured.series for lr in series.lrs})
+    rows = [
+        (series.label, *(_at(series, lr) for lr in lrs))
+        for series in measured.series
+        if series.records
+    ]
+    return ("arm", *(f"{lr:g}" for lr in lrs)), rows
+
+
+def _at(series: Series, lr: float) -> str:
+    if lr not in series.lrs:
+        return ""
+    record = series.records.get((lr, series.seeds[0]))
+    if record is None:
+        return "not run"
+    value = series.selection(lr, series.seeds[0])
+    text = "not finite" if value is None else series.scores(lr).number(value)
+    return f"{text} (diverged)" if record.result.status == "diverged" else text
+
+
+def headline(figures: Iterable[Published], metric: Metric) -> list[Published]:
+    """Return the published figures of the metric that the table shows, not those on training."""
+    return [each for each in figures if metric.name in each.what and "train" not in each.what]
+
+
+def published(figures: Sequence[Published]) -> str:
+    """Return published figures in words, those that differ in the seed alone together."""
+
+    def alike(each: Published) -> tuple[float, str]:
+        return each.lr, each.what.partition(", seed")[0]
+
+    told = []
+    for (lr, what), group in groupby(figures, key=alike):
+        same = list(group)
+        values = ", ".join(f"{each.value:g}" for each in same)
+        told.append(f"{values} (lr {lr:g}, {what if len(same) > 1 else same[0].what})")
+    return "; ".join(told)
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def about(measured: Measured) -> list[str]:
+    """Return what all runs of an experiment share, and what was tuned, in sentences."""
+    preset = measured.comparison.preset
+    told = []
+    if measured.stands_in_for:
+        told.append(
+            f"Data: {measured.data_name}, in the place of {measured.stands_in_for}: the published "
+            f"figures are of {measured.stands_in_for} and no measure for these."
+        )
+    elif measured.data_name:
+        told.append(f"Data: {measured.data_name}.")
+    if preset.left_out:
+        told.append(f"Less than the paper's: {preset.left_out}")
+    schedule = preset.schedule
+    told.append(
+        f"{preset.epochs} epochs in batches of {preset.batch_size}; learning rate {schedule.kind}"
+        + (f", times {schedule.gamma:g}" if schedule.gamma != 1 else "")
+        + (f", warm-up {schedule.warmup_epochs:g} epochs" if schedule.warmup_epochs else "")
+        + f"; seeds {', '.join(map(str, preset.seeds))}."
+    )
+    metric = measured.metric
+    told.append(
+        f"Metric: {metric.name} ({metric.unit}), {metric.better} is better; mean over seeds "
+        "[worst, best]."
+        + (f" Nothing learned: {metric.chance:g}." if metric.chance is not None else "")
+    )
+    chosen_by = (
+        "validation metric"
+        if not measured.records
+        or any("val" in record.result.metrics for record in measured.records)
+        else "test metric, since there is no validation part,"
+    )
+    told.append(
+        f"Tuned: the learning rate alone, by the {chosen_by} on the first seed, and between the "
+        "winner and the rate out of the box by the mean over seeds. Not tuned: anything else."
+    )
+    told += _at_the_end_of_the_grid(measured)
+    told += _settings(measured)
+    if measured.missing:
+        told.append(
+            f"Not run yet: {measured.missing} of {comparison_size(measured)} runs known to be "
+            "needed."
+        )
+    if measured.diverged:
+        told.append(
+            f"Diverged: {measured.diverged} of {len(measured.records)} runs. Such a run stops when "
+            "its loss is no longer finite or above a limit, and counts with the network it left."
+        )
+    return told
+
+
+def _at_the_end_of_the_grid(measured: Measured) -> list[str]:
+    """Return which arms might do better at a rate that was not tried, if any."""
+    names = [
+        f"{series.label} ({series.best_lr:g})"
+        for series in measured.series
+        if series.best_lr is not None
+        and series.best.mean is not None
+        and measured.metric.rank(series.best.mean) > learned_from(measured.metric)
+        and len(series.lrs) > 1
+        and series.best_lr in (min(series.lrs), max(series.lrs))
+    ]
+    if not names:
+        return []
+    return [f"Won at an end of the grid, beyond which may be better rates: {', '.join(names)}."]
+
+
+def _settings(measured: Measured) -> list[str]:
+    """Return the settings of each optimiser besides its learning rate, equal ones once."""
+    labels: dict[str, list[str]] = {}
+    for series in measured.series:
+        labels.setdefault(series.settings, []).append(series.label)
+    told = [f"{settings} ({'; '.join(names)})" for settings, names in labels.items() if settings]
+    return [f"Settings besides the learning rate: {'; '.join(told)}."] if told else []
+
+
+def comparison_size(measured: Measured) -> int:
+    """Return how many runs are known to be needed."""
+    planned = sum(
+        len(series.records) for series in measured.series if series.name not in measured.extra
+    )
+    return planned + measured.missing

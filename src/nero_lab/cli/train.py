@@ -1,0 +1,122 @@
+"""The command line of single runs: `nero train`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def train(
+    task: Annotated[
+        str,
+        typer.Argument(help="A name from `nero tasks`, or your own: FILE.py or MODULE:CLASS."),
+    ],
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            help="A name from `nero optimizers`, an arm of the preset such as adam-kaiming, or "
+            "your own: MODULE:CLASS or FILE.py:CLASS."
+        ),
+    ] = "nero",
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Learning rate. Default: the optimiser's own.", show_default=False
+        ),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="paper: as published; cpu: cut to minutes; tiny: for tests.")
+    ] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of initial weights, batches and dropout.")] = 0,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="An option of the task's model: init=kaiming. May be given again."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the data. Default: where they usually are.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Directory for record, checkpoints and weights.", file_okay=False)
+    ] = Path("runs/train"),
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes that train together, one on each device.")
+    ] = 1,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="32-true, bf16-mixed, 16-mixed, bf16-true or 64-true.")
+    ] = "32-true",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the model.")] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="CPU threads of each process. The last bits of a result depend on it. "
+            "Default: all cores.",
+            show_default=False,
+        ),
+    ] = None,
+    save_every: Annotated[
+        float, typer.Option(min=0, help="Seconds from one checkpoint to the next.")
+    ] = 60.0,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start again, even where there is a record.")
+    ] = False,
+) -> None:
+    """Train one network, with checkpoints, and record the result.
+
+    The same command again goes on where it was stopped or killed, and ends with the same weights,
+    bit for bit on CPUs, as if it had not been. SIGTERM saves and exits with 0, Ctrl-C with 130.
+
+    For example:
+
+    - `nero train deep-mlp --optimizer nero --lr 0.001`
+
+    - `nero train deep-mlp --optimizer adam --model init=balanced`
+
+    - `nero train my_task.py --optimizer my_optimizers.py:MyOpt --preset tiny`
+
+    - `nero train cifar --preset paper --devices 2 --precision bf16-mixed --compile`
+
+    - `torchrun --nproc-per-node 2 -m nero_lab train deep-mlp`
+    """
+    from rich.console import Console
+
+    from nero_lab.training.one_run import Wanted, is_first_process, torchrun_devices, train_one
+
+    started = torchrun_devices()
+    local, nodes = (devices, 1) if started is None else started
+    wanted = Wanted(
+        task=task,
+        optimizer=optimizer,
+        lr=lr,
+        preset=preset,
+        seed=seed,
+        model=dict(map(_option, model or [])),
+        data=data,
+        out=out,
+        devices=local,
+        nodes=nodes,
+        accelerator=accelerator,
+        precision=precision,
+        compile=compile,
+        threads=threads,
+        save_every=save_every,
+        fresh=fresh,
+    )
+    raise typer.Exit(train_one(wanted, Console(quiet=not is_first_process())))
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """Return the name and value in "name=value", the value as JSON has it, or else as text."""
+    import json
+
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--model")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -1,0 +1,1 @@
+"""What an experiment is: tasks, presets, variants, runs and their results."""

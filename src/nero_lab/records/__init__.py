@@ -1,0 +1,1 @@
+"""What runs leave behind: append-only files of JSON lines."""

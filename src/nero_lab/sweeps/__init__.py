@@ -1,0 +1,1 @@
+"""Many runs: which are due, who trains them, which learning rate is selected."""

@@ -1,0 +1,148 @@
+"""A grid of runs of one task at the command line, and what happens when it is interrupted."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from nero_lab.data.parts import MissingData
+from nero_lab.experiments.runs import Records, Run, arm_spec, find_arm, plan_run
+from nero_lab.sweeps.jobs import JobMaker, Pool, run_jobs
+from nero_lab.sweeps.progress import INTERRUPTED
+from nero_lab.sweeps.view import SweepView, final_table
+from nero_lab.tasks.base import Task
+from nero_lab.tasks.table import load_task
+from nero_lab.training.checkpoints import CheckpointError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What was asked for at the command line."""
+
+    task: str
+    optimizers: tuple[str, ...]
+    """names of arms or optimisers, or import paths; empty: all arms of the preset"""
+    lrs: tuple[float, ...] | Literal["grid", "default"]
+    """for all optimisers, or each one's own grid, or its out-of-the-box rate alone"""
+    seeds: tuple[int, ...]
+    preset: str
+
+    def runs(self, task: Task) -> list[Run]:
+        """Return all runs, on data not looked for yet.
+
+        Raises:
+            ValueError: there is no such preset or optimiser.
+        """
+        if self.preset not in task.presets:
+            names = ", ".join(task.presets)
+            raise ValueError(f"{task.name} has no preset {self.preset!r}; it has: {names}")
+        preset = task.presets[self.preset]
+        runs = []
+        for name in self.optimizers or [arm.name for arm in preset.arms]:
+            arm = find_arm(preset, name)
+            spec = arm_spec(arm)
+            own = {"grid": spec.lr_grid, "default": (spec.default_lr,)}
+            lrs = own[self.lrs] if isinstance(self.lrs, str) else self.lrs
+            runs += [plan_run(task, preset, arm, lr, seed) for seed, lr in product(self.seeds, lrs)]
+        return runs
+
+
+OpenPool = Callable[[], AbstractContextManager[Pool]]
+
+
+def open_pool(executor: str, jobs: int, address: str | None = None) -> OpenPool:
+    """Return what opens a pool of workers.
+
+    Args:
+        executor: "local" for processes of this machine, "ray" for a Ray cluster.
+        jobs: how many runs at once.
+        address: of the Ray cluster; None: $RAY_ADDRESS, or one that is started here.
+
+    Raises:
+        ValueError: there is no such executor.
+    """
+    if executor == "local":
+        from nero_lab.sweeps.local_pool import local_pool
+
+        return lambda: local_pool(jobs)
+    if executor == "ray":
+        from nero_lab.sweeps.ray_pool import ray_pool
+
+        return lambda: ray_pool(jobs, address=address)
+    raise ValueError(f"unknown executor {executor!r}: choose local or ray")
+
+
+def sweep(
+    grid: Grid, out: Path, data: Path | None, accelerator: str, pool: OpenPool, console: Console
+) -> int:
+    """Train what is missing of a grid, with a live table, and print the results.
+
+    Returns:
+        The exit code: 0; 1 where runs failed or were lost; 130 after Ctrl-C.
+    """
+    try:
+        task = load_task(grid.task)
+        runs = grid.runs(task)
+        maker = JobMaker(out, {} if data is None else {task.name: data}, accelerator)
+        maker.where[task.name] = grid.task
+        on_data = [maker.make(run).run for run in runs]
+    except (MissingData, ValueError) as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        return 1
+    records = Records(out)
+    code = train_missing_runs(lambda: on_data, records, {task.name: task}, maker, pool, console)
+    wide = console if console.is_terminal else Console(file=console.file, width=150)
+    wide.print(final_table(on_data, records, task.metric))
+    console.print(f"Records: {out / task.name}.jsonl", soft_wrap=True, highlight=False)
+    return code
+
+
+def train_missing_runs(
+    due: Callable[[], Sequence[Run]],
+    records: Records,
+    tasks: dict[str, Task],
+    maker: JobMaker,
+    pool: OpenPool,
+    console: Console,
+) -> int:
+    """Train what is due and not recorded, with a live table.
+
+    Args:
+        due: the runs known to be needed; asked again whenever one was recorded.
+        records: where the records are, and go.
+        tasks: those of the runs, by name.
+        maker: makes jobs of runs.
+        pool: opens the workers; only where there is something to train.
+        console: for the table.
+
+    Returns:
+        The exit code: 0; 1 where runs failed or were lost; 130 after Ctrl-C. What is finished is
+        recorded in any case.
+    """
+    done = sum(records.get(run) is not None for run in due())
+    if done == len(due()):
+        console.print(f"All {done} runs are recorded already.", highlight=False)
+        return 0
+    metrics = {name: task.metric for name, task in tasks.items()}
+    try:
+        with pool() as workers, SweepView(due, records, metrics, console) as view:
+            lost = run_jobs(due, records, workers, maker, view.show)
+    except KeyboardInterrupt:
+        done = sum(records.get(run) is not None for run in due())
+        console.print(f"[bold red]Interrupted.[/] {done} runs are recorded.", highlight=False)
+        console.print("The same command again trains the rest.")
+        return INTERRUPTED
+    except (CheckpointError, MissingData, OSError) as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        return 1
+    for event in lost:
+        console.print(
+            f"[bold red]{event.kind}:[/] {event.job.run}: {event.error}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return 1 if lost else 0

@@ -1,0 +1,171 @@
+"""Many runs: what is due is trained by a pool of workers, and recorded as it finishes.
+
+A worker may die at any moment, killed for want of memory perhaps. Its run then goes to another one,
+twice at most; the runs of the others are not touched.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from nero_lab.experiments.runs import Record, Records, Result, Run
+from nero_lab.tasks.base import FoundData
+from nero_lab.tasks.table import load_task
+from nero_lab.training.checkpoints import Checkpoints
+from nero_lab.training.context import Context, Progress
+
+RETRIES = 2
+"""How often a run is tried again whose worker died."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run for a worker, with what it needs to find task and data again."""
+
+    run: Run
+    """on a data set that was found"""
+    task: str
+    """what `load_task` finds it by"""
+    data_folder: Path | None = None
+    checkpoints: Path | None = None
+    accelerator: str = "auto"
+    stand_in_for: str | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a job."""
+
+    kind: Literal["started", "moved", "finished", "failed", "died", "recorded"]
+    """"died": its worker did, it may be submitted again; "failed": it raised an error;
+    "recorded": it was finished, and its record is on the disk"""
+    job: Job
+    progress: Progress | None = None
+    result: Result | None = None
+    error: str = ""
+
+
+Work = Callable[[Job, Callable[[Progress], None]], Result]
+"""what a worker does with a job; the second argument takes the progress"""
+
+
+class Pool(Protocol):
+    """Workers, each with one job at a time."""
+
+    def submit(self, job: Job) -> None:
+        """Queue a job."""
+        ...
+
+    def wait(self) -> list[Event]:
+        """Return what has happened, waiting for something for a short while."""
+        ...
+
+
+def train_job(job: Job, report: Callable[[Progress], None]) -> Result:
+    """Train the run of a job in this process, in one thread."""
+    from nero_lab.train import limit_to_one_thread, train_run
+
+    limit_to_one_thread()
+    context = Context(
+        data_folder=job.data_folder,
+        checkpoints=job.checkpoints,
+        accelerator=job.accelerator,
+        on_progress=report,
+    )
+    return train_run(load_task(job.task), job.run, context)
+
+
+@dataclass
+class JobMaker:
+    """Makes jobs of runs: looks for each task's data once."""
+
+    out: Path
+    """for checkpoints"""
+    data_folders: dict[str, Path] = field(default_factory=dict)
+    """by name of the task, where the user says that its data are"""
+    accelerator: str = "auto"
+    where: dict[str, str] = field(default_factory=dict)
+    """by name of the task, what `load_task` finds it by, for those of users"""
+    _found: dict[str, FoundData] = field(default_factory=dict)
+
+    def make(self, run: Run) -> Job:
+        """Return the job of a run.
+
+        Raises:
+            MissingData: its data set is not there.
+        """
+        where = self.where.get(run.task, run.task)
+        folder = self.data_folders.get(run.task)
+        key = f"{run.task} {sorted(run.data.items())}"
+        if key not in self._found:
+            self._found[key] = load_task(where).find_data(folder, **run.data)
+        found = self._found[key]
+        run = run.on(found)
+        return Job(
+            run=run,
+            task=where,
+            data_folder=folder,
+            checkpoints=self.out / "checkpoints" / run.run_id,
+            accelerator=self.accelerator,
+            stand_in_for=found.stand_in_for,
+        )
+
+
+def run_jobs(
+    due: Callable[[], Iterable[Run]],
+    records: Records,
+    pool: Pool,
+    maker: JobMaker,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> list[Event]:
+    """Train everything that is due and not recorded, and record each run as it finishes.
+
+    Args:
+        due: the runs known to be needed; asked again whenever one was recorded, since its result
+            may make others necessary.
+        records: where the records are, and go.
+        pool: what trains them.
+        maker: makes jobs of them.
+        on_event: told of everything that happens.
+
+    Returns:
+        What failed, or died more often than it is tried again; the others are recorded.
+    """
+    pending: dict[str, Job] = {}
+    deaths: dict[str, int] = {}
+    lost: list[Event] = []
+
+    def submit_new() -> None:
+        for run in due():
+            job = maker.make(run)
+            known = job.run.run_id in pending or job.run.run_id in deaths
+            if not known and records.get(job.run) is None:
+                pending[job.run.run_id], deaths[job.run.run_id] = job, 0
+                pool.submit(job)
+
+    submit_new()
+    while pending:
+        for event in pool.wait():
+            on_event(event)
+            run_id = event.job.run.run_id
+            match event.kind:
+                case "finished":
+                    assert event.result is not None
+                    _record(records, event.job, event.result)
+                    del pending[run_id]
+                    on_event(Event("recorded", event.job, result=event.result))
+                    submit_new()
+                case "died" if deaths[run_id] < RETRIES:
+                    deaths[run_id] += 1
+                    pool.submit(event.job)
+                case "died" | "failed":
+                    del pending[run_id]
+                    lost.append(event)
+    return lost
+
+
+def _record(records: Records, job: Job, result: Result) -> None:
+    records.append(Record(job.run, result, data_stands_in_for=job.stand_in_for))
+    if job.checkpoints is not None and job.checkpoints.exists():
+        Checkpoints(job.checkpoints).clear()

@@ -1,0 +1,107 @@
+"""Train what the paper's experiments still miss, the cheap ones first, and draw their figures."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from nero_lab.analysis.catalogue import by_figure, measured
+from nero_lab.analysis.comparison import Comparison
+from nero_lab.analysis.estimate import Remaining, cheapest_first, minutes, remaining
+from nero_lab.analysis.pictures import save_figure
+from nero_lab.data.parts import MissingData
+from nero_lab.experiments.runs import Record, Records, Run
+from nero_lab.sweeps.grid import OpenPool, train_missing_runs
+from nero_lab.sweeps.jobs import JobMaker
+
+
+def run_paper(
+    comparisons: Sequence[Comparison],
+    records: Records,
+    maker: JobMaker,
+    pool: OpenPool,
+    console: Console,
+) -> int:
+    """Train what is missing of some experiments.
+
+    Args:
+        comparisons: the experiments.
+        records: where the records are, and go.
+        maker: makes jobs of runs; knows where the data are.
+        pool: opens the workers.
+        console: where to print.
+
+    Returns:
+        The exit code: 0; 1 where runs failed or an experiment's data are missing; 130 after Ctrl-C.
+    """
+    there = [each for each in comparisons if _has_data(each, maker, console)]
+    ordered = cheapest_first(remaining(each, find_on(maker, records)) for each in there)
+    for each in ordered:
+        console.print(str(each), highlight=False, soft_wrap=True)
+    if len(ordered) > 1:
+        console.print(total(ordered), highlight=False)
+    due = Due([each.comparison for each in ordered], records, maker)
+    tasks = {each.task.name: each.task for each in there}
+    code = train_missing_runs(due, records, tasks, maker, pool, console)
+    return code or int(len(there) < len(comparisons))
+
+
+def _has_data(comparison: Comparison, maker: JobMaker, console: Console) -> bool:
+    first = comparison.due(lambda run: None)[0]
+    try:
+        maker.make(first)
+    except MissingData as error:
+        console.print(f"[bold red]left out:[/] {comparison.task.name}: {error}", soft_wrap=True)
+        return False
+    return True
+
+
+def total(remainders: Sequence[Remaining]) -> str:
+    """Return in words what several experiments need together."""
+    known = [each.seconds for each in remainders if each.seconds is not None]
+    unknown = sum(each.seconds is None and each.runs > 0 for each in remainders)
+    text = f"In all up to {sum(each.runs for each in remainders)} runs"
+    text += f", about {minutes(sum(known))} of training in one process" if known else ""
+    return text + (f", and {unknown} experiments of unknown length." if unknown else ".")
+
+
+def find_on(maker: JobMaker, records: Records) -> Callable[[Run], Record | None]:
+    """Return what looks up a run on the data set that is here."""
+    return lambda run: records.get(maker.make(run).run)
+
+
+class Due:
+    """The runs that are due, on the data that are here; worked out again after each new record."""
+
+    def __init__(
+        self, comparisons: Sequence[Comparison], records: Records, maker: JobMaker
+    ) -> None:
+        self._comparisons, self._records, self._maker = comparisons, records, maker
+        self._runs: dict[str, tuple[int, list[Run]]] = {}
+        """by task, for how many records, the runs"""
+
+    def __call__(self) -> list[Run]:
+        """Return all runs that are known to be needed, recorded or not."""
+        return [run for comparison in self._comparisons for run in self._of(comparison)]
+
+    def _of(self, comparison: Comparison) -> list[Run]:
+        name = comparison.task.name
+        recorded = len(self._records.of_task(name))
+        if name not in self._runs or self._runs[name][0] != recorded:
+            due = comparison.due(find_on(self._maker, self._records))
+            self._runs[name] = recorded, [self._maker.make(run).run for run in due]
+        return self._runs[name][1]
+
+
+def draw(comparisons: Sequence[Comparison], records: Records, folder: Path) -> list[Path]:
+    """Draw the figures of some experiments from their records; return the files.
+
+    A figure has all data sets that its experiments ran on. Those without a record have no picture.
+    """
+    written = []
+    recorded = [each for each in measured(comparisons, records) if each.records]
+    for figure, rows in by_figure(recorded).items():
+        paths = [folder / f"{figure}.{ending}" for ending in ("png", "svg")]
+        save_figure(rows, paths)
+        written += paths
+    return written
