@@ -65,8 +65,8 @@ docs: $(READY) ## Build the documentation into site/, warnings being errors
 	$(BIN)/mkdocs build --strict --quiet
 	@echo 'Built site/index.html.'
 
-bench: $(READY) $(BENCH_STAMP) ## Measure an optimiser step against its peers; writes docs/benchmarks.md; 15 minutes
-	@$(BIN)/nero bench --out docs --json runs/bench/benchmarks.json
+bench: $(READY) $(BENCH_STAMP) ## Measure an optimiser step against its peers; writes docs/evidence/benchmarks.md; 15 minutes
+	@$(BIN)/nero bench --out docs/evidence --json runs/bench/benchmarks.json
 
 constraints: $(STAMP) ## Resolve every pin anew, under the oldest supported Python
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \

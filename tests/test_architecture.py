@@ -271,7 +271,7 @@ def test_embeddings_besides_those_that_are() -> None:
     ("preset", "weight", "embedding", "head"),
     [
         ("paper", BALANCED, BALANCED, BALANCED),
-        ("balanced", BALANCED, BALANCED, BALANCED),  # as measured: docs/log.md
+        ("balanced", BALANCED, BALANCED, BALANCED),  # as measured: docs/evidence/log.md
         ("finetune", KEPT, KEPT, KEPT),
     ],
 )

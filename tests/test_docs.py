@@ -76,6 +76,22 @@ def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert run_page(text, str(page)) == opened, "a code block is not closed as it was opened"
 
 
+def naming_pages() -> list[Path]:
+    """Return the files, apart from the pages, that name pages by their path."""
+    code = (p for folder in ("src", "tests", "examples") for p in (ROOT / folder).glob("**/*.py"))
+    return [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile")), *code]
+
+
+def test_pages_that_are_named_exist() -> None:
+    found = {
+        (str(path.relative_to(ROOT)), page)
+        for path in naming_pages()
+        for page in re.findall(r"\bdocs/[\w./-]+\.(?:md|png)\b", path.read_text("utf-8"))
+    }
+    assert len(found) > 10
+    assert [named for named in sorted(found) if not (ROOT / named[1]).exists()] == []
+
+
 def test_the_front_pages_show_code() -> None:
     for page in (ROOT / "README.md", ROOT / "docs" / "index.md"):
         assert BLOCK.search(page.read_text(encoding="utf-8")), page

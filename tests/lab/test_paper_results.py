@@ -1,4 +1,4 @@
-"""Tables, pictures and docs/results.md, from records that are all there, in part or not at all."""
+"""Tables, pictures and the page of results, from all records, some of them or none."""
 
 from dataclasses import replace
 from pathlib import Path

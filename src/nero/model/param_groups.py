@@ -18,7 +18,7 @@ KEPT: Options = {"center": False, "radius": "initial"}
 FREE: Options = {"center": False, "radius": None}
 
 # What the "balanced" preset gives to heads and embeddings: the one place that says so. Free and
-# initial norms did worse or no better (`nero study heads`, docs/log.md).
+# initial norms did worse or no better (`nero study heads`, docs/evidence/log.md).
 HEAD: Options = BALANCED
 EMBEDDING: Options = BALANCED
 
@@ -60,8 +60,8 @@ def param_groups(
         model: of any size, on any device, also the meta device, compiled or wrapped in
             DistributedDataParallel.
         preset: "paper": mean 0 and norm 1 for weights, embeddings and heads. "balanced" (default):
-            what measurements justify (docs/log.md); at present that is the same. "finetune":
-            each neuron keeps its initial norm and nothing
+            what measurements justify (docs/evidence/log.md); at present that is the same.
+            "finetune": each neuron keeps its initial norm and nothing
             is centred, so that building the optimiser changes no bit of the model.
         head: module, dotted name or a list of them; every weight inside is a head.
         embedding: modules, parameters or names to treat as embeddings besides those that are.

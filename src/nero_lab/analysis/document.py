@@ -1,4 +1,4 @@
-"""Records -> docs/results.md and its pictures."""
+"""Records -> docs/evidence/results.md and its pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The page docs/benchmarks.md, from a report."""
+"""The page docs/evidence/benchmarks.md, from a report."""
 
 from collections.abc import Iterator
 from pathlib import Path

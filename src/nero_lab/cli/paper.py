@@ -40,7 +40,7 @@ def paper(
         Path | None,
         typer.Option(
             help="Folder of pictures and checkpoints. Default: runs/paper/PRESET. For docs, the "
-            "folder of results.md. Default: docs.",
+            "folder of results.md. Default: docs/evidence.",
             file_okay=False,
             show_default=False,
         ),
@@ -83,7 +83,7 @@ def paper(
 
     - `nero paper claims` answers the paper's claims from the records
 
-    - `nero paper docs` writes docs/results.md and its pictures
+    - `nero paper docs` writes docs/evidence/results.md and its pictures
     """
     from rich.console import Console
 
@@ -161,7 +161,7 @@ def _show(
     else:
         from nero_lab.analysis.document import write_document
 
-        folder = out or Path("docs")
+        folder = out or Path("docs/evidence")
         written = write_document(
             measured(comparisons, records),
             comparisons[0].preset.name,
