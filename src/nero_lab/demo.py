@@ -8,11 +8,12 @@ from rich.table import Table
 
 from nero_lab.findings import findings
 from nero_lab.plan import Plan, Preset
-from nero_lab.records.store import RecordStore
+from nero_lab.records.old import RecordStore
 from nero_lab.report import write_report
 from nero_lab.results import HEADINGS, table_cells, table_rows
 from nero_lab.sweep import RunFailed, WorkerDied
-from nero_lab.sweeps.progress import INTERRUPTED, open_records, train_missing
+from nero_lab.sweeps.progress import open_records, train_missing
+from nero_lab.training.context import INTERRUPTED
 
 
 def run_demo(preset: Preset, out: Path, jobs: int, fresh: bool, console: Console) -> int:

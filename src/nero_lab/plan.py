@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from nero_lab.optimizers import OPTIMIZERS, OptimizerSpec
-from nero_lab.records.store import RunConfig, RunRecord, RunResult
+from nero_lab.records.old import RunConfig, RunRecord, RunResult
 from nero_lab.sweeps.selection import best_lr
 from nero_lab.tasks import ACCURACY
 

@@ -8,7 +8,8 @@ from nero_lab import figures
 from nero_lab.findings import findings
 from nero_lab.optimizers import OPTIMIZERS
 from nero_lab.plan import FindRecord, Plan
-from nero_lab.records.store import RunRecord, commit, environment, software
+from nero_lab.records.environment import commit, environment, software
+from nero_lab.records.old import RunRecord
 from nero_lab.results import HEADINGS, json_rows, markdown_table, table_cells, table_rows
 
 

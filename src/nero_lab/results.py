@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from nero_lab.plan import Arm, FindRecord, Plan
-from nero_lab.records.store import RunRecord
+from nero_lab.records.old import RunRecord
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
-from nero_lab.records.store import RecordStore, RunConfig, RunRecord, RunResult
+from nero_lab.records.old import RecordStore, RunConfig, RunRecord, RunResult
 
 
 class WorkerDied(RuntimeError):
@@ -116,7 +116,7 @@ def _start_worker(until_closed: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_when_closed, args=(until_closed,), daemon=True).start()
 
-    from nero_lab.train import limit_to_one_thread
+    from nero_lab.training.devices import limit_to_one_thread
 
     limit_to_one_thread()
 

@@ -7,7 +7,6 @@ batches come from the run's seed, and a run computes in one thread.
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import nero
-from nero_lab.experiments.runs import Result, Run
 from nero_lab.optimizers import OPTIMIZERS
-from nero_lab.records.store import RunConfig, RunResult
+from nero_lab.records.old import RunConfig, RunResult
 from nero_lab.tasks import Splits, Task, load_task
-from nero_lab.tasks.base import Task as PaperTask
-from nero_lab.training.context import Context
-from nero_lab.training.loop import Loop
 
 _EVAL_TARGETS = 1024
 """How many targets are evaluated at once."""
@@ -37,25 +32,6 @@ class _Curves:
     train_loss: list[float | None] = field(default_factory=list)
     train_metric: list[float | None] = field(default_factory=list)
     val_metric: list[float | None] = field(default_factory=list)
-
-
-def limit_to_one_thread() -> None:
-    """Prepare this process for runs; every process that trains calls it once."""
-    torch.set_num_threads(1)
-    # A plain deep network from default weights lives among denormal numbers, which are up to five
-    # times slower on CPUs than zero.
-    torch.set_flush_denormal(True)
-
-
-def train_run(task: PaperTask, run: Run, context: Context) -> Result:
-    """Train one run of a task, going on from its last checkpoint if it has one.
-
-    Raises:
-        Stopped: it was asked to stop.
-        CheckpointError: a checkpoint could not be written.
-    """
-    own: Callable[[Run, Context], Result] | None = getattr(task, "run", None)
-    return Loop(task, run, context).fit() if own is None else own(run, context)
 
 
 def train(config: RunConfig) -> RunResult:

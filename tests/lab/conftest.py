@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from nero_lab.plan import Preset, Schedule
-from nero_lab.records.store import RecordStore, RunConfig, RunResult
+from nero_lab.records.old import RecordStore, RunConfig, RunResult
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable
 
-from nero_lab.analysis.comparison import Comparison
-from nero_lab.experiments.runs import Record, Result, Run
-from nero_lab.tasks.base import FoundData, Metric
+from nero_lab.data.found import FoundData
+from nero_lab.experiments.run import Result, Run
+from nero_lab.experiments.task import Metric
+from nero_lab.records.store import Record
+from nero_lab.sweeps.comparison import Comparison
 
 DATA = FoundData("Made-up digits", "0123456789abcdef", None, "MNIST")
 
@@ -75,13 +77,13 @@ def by_distance(best: float, chance: float, optimum: dict[str, float]) -> Ending
     Args:
         best: metric at the optimum.
         chance: metric where nothing is learned.
-        optimum: by arm, the best rate; an arm that is not in it learns nothing.
+        optimum: by variant, the best rate; a variant that is not in it learns nothing.
     """
 
     def end(run: Run) -> tuple[float | None, str]:
-        if run.arm not in optimum:
+        if run.variant not in optimum:
             return chance + 0.001 * run.seed, "finished"
-        decades = math.log10(run.lr / optimum[run.arm])
+        decades = math.log10(run.lr / optimum[run.variant])
         if decades > 1.5:
             return None, "diverged"
         share = math.exp(-(decades**2)) * (1 - 0.02 * run.seed)

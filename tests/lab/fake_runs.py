@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from lab.tiny_task import Blobs
-from nero_lab.experiments.runs import Result, Run
-from nero_lab.records.store import RunConfig, RunResult
+from nero_lab.experiments.run import Result, Run
+from nero_lab.records.old import RunConfig, RunResult
 from nero_lab.sweeps.jobs import Job
-from nero_lab.train import train_run
 from nero_lab.training.context import Context, Progress
+from nero_lab.training.loop import train_run
 
 
 def end_by_seed(config: RunConfig) -> RunResult:

@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nero_lab.bench import backward_memory
-from nero_lab.bench.backward_memory import ARMS, BEGIN, END, Peak
+from nero_lab.bench.backward_memory import BEGIN, END, VARIANTS, Peak
 
 
 @pytest.fixture
@@ -23,10 +23,10 @@ def test_a_process_of_its_own_tells_its_peak():
     assert found.parameters > 100_000
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_both_ways_train_the_same_model_alike(arm: str):
-    assert backward_memory.train(arm, False, quick=True) == backward_memory.train(
-        arm, True, quick=True
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_both_ways_train_the_same_model_alike(variant: str):
+    assert backward_memory.train(variant, False, quick=True) == backward_memory.train(
+        variant, True, quick=True
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nero_lab.cli.app import app
-from nero_lab.records.store import RecordStore
+from nero_lab.records.old import RecordStore
 
 
 def _demo(out: Path, *arguments: str):

@@ -6,12 +6,12 @@ import torch
 
 import nero
 from lab.tiny_data import write_cifar, write_fashion_mnist
-from nero_lab.experiments.runs import find_arm, plan_run
+from nero_lab.experiments.run import find_variant, plan_run
 from nero_lab.models.gan import GAN
 from nero_lab.optimizers import OPTIMIZERS
 from nero_lab.tasks.cgan import ConditionalGAN
-from nero_lab.train import train_run
 from nero_lab.training.context import Context, Stopped
+from nero_lab.training.loop import train_run
 
 TASK = ConditionalGAN()
 
@@ -221,7 +221,7 @@ def test_images_are_brought_to_size_and_from_minus_one_to_one(size, channels, tm
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(optimizer, tmp_path):
     preset = TASK.presets["tiny"]
     folder = write_fashion_mnist(tmp_path / "data")
-    run = plan_run(TASK, preset, find_arm(preset, optimizer), 0.01, 0)
+    run = plan_run(TASK, preset, find_variant(preset, optimizer), 0.01, 0)
     run = run.on(TASK.find_data(folder))
     whole = Context(data_folder=folder, accelerator="cpu")
     expected = train_run(TASK, run, whole)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from lab.fake_runs import die_always, die_once, made_up, never_end, work
-from nero_lab.experiments.runs import Records, Run, plan_run
+from nero_lab.data.found import FoundData
+from nero_lab.experiments.run import Run, plan_run
+from nero_lab.records.store import Records
 from nero_lab.sweeps.jobs import RETRIES, Event, Job, JobMaker, run_jobs
 from nero_lab.sweeps.local_pool import local_pool
-from nero_lab.tasks.base import FoundData
 from nero_lab.tasks.table import load_task
 
 
@@ -30,7 +31,9 @@ def runs() -> list[Run]:
     task = load_task("deep-mlp")
     preset = task.presets["tiny"]
     return [
-        plan_run(task, preset, preset.arms[0], lr, seed) for lr in (0.01, 0.1) for seed in (0, 1, 2)
+        plan_run(task, preset, preset.variants[0], lr, seed)
+        for lr in (0.01, 0.1)
+        for seed in (0, 1, 2)
     ]
 
 

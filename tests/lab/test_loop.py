@@ -14,11 +14,11 @@ import torch
 
 from lab.fake_runs import train_and_tell
 from lab.tiny_task import Blobs
-from nero_lab.experiments.runs import Result, Run, find_arm, plan_run
-from nero_lab.tasks.base import Task
-from nero_lab.train import train_run
+from nero_lab.experiments.run import Result, Run, find_variant, plan_run
+from nero_lab.experiments.task import Task
 from nero_lab.training.checkpoints import CheckpointError, Checkpoints
 from nero_lab.training.context import Context, Progress, Stopped
+from nero_lab.training.loop import train_run
 
 CPU = Context(accelerator="cpu")
 STEPS = 4 * 15
@@ -26,7 +26,7 @@ STEPS = 4 * 15
 
 def planned(task: Task, optimizer: str = "nero", lr: float = 0.01, **changes: Any) -> Run:
     preset = replace(task.presets["tiny"], **changes)
-    return plan_run(task, preset, find_arm(preset, optimizer), lr, 0).on(task.find_data(None))
+    return plan_run(task, preset, find_variant(preset, optimizer), lr, 0).on(task.find_data(None))
 
 
 def same(one: Result, other: Result) -> bool:
@@ -242,7 +242,7 @@ class _Dry:
 def run_until(folder: Path, steps: int) -> Result | None:
     """Kill a process in the middle of something after so many steps; return its result if any."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nero_lab.train"])
+    context.set_forkserver_preload(["nero_lab.training.loop"])
     ours, theirs = context.Pipe()
     process = context.Process(target=train_and_tell, args=(planned(Blobs()), folder, theirs))
     process.start()

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nero_lab.cli.app import app
-from nero_lab.experiments.runs import Records
+from nero_lab.records.store import Records
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 
@@ -72,10 +72,10 @@ def test_own_task_and_optimizer_in_the_workers_of_a_sweep(folder: Path):
     assert "All 4 runs are recorded already" in nero(*command)
 
 
-def test_a_sweep_without_a_name_of_its_own_trains_the_arms_of_the_preset(folder: Path):
+def test_a_sweep_without_a_name_of_its_own_trains_the_variants_of_the_preset(folder: Path):
     nero("sweep", "my_task.py", "--preset", "tiny", "--lrs", "0.01", "--seeds", "1", "--jobs", "1")
     found = Records(folder / "runs" / "sweep").of_task("wine")
-    assert {record.run.arm for record in found} == {"nero", "adam", "adam-wide"}
+    assert {record.run.variant for record in found} == {"nero", "adam", "adam-wide"}
 
 
 @pytest.mark.parametrize(

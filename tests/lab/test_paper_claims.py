@@ -8,11 +8,11 @@ import pytest
 from lab.fake_records import fake_records
 from lab.fake_tasks import ADAM, NERO, SGD, fake_comparison
 from nero_lab.analysis.claims import CLAIMS, answers
-from nero_lab.analysis.comparison import Comparison
 from nero_lab.analysis.measured import Measured, measure
 from nero_lab.analysis.verdicts import Answer
-from nero_lab.experiments.runs import Run
-from nero_lab.tasks.base import Arm
+from nero_lab.experiments.run import Run
+from nero_lab.experiments.task import Variant
+from nero_lab.sweeps.comparison import Comparison
 
 JUDGES = {claim.key: claim.judge for claim in CLAIMS}
 
@@ -31,8 +31,8 @@ def judge(key: str, *experiments: Measured) -> Answer:
     return JUDGES[key]({each.name: each for each in experiments})
 
 
-def by_arm(values: Mapping[str, float], spread: float = 0.001) -> Callable[[Run], float]:
-    return lambda run: values[run.arm] + spread * run.seed
+def by_variant(values: Mapping[str, float], spread: float = 0.001) -> Callable[[Run], float]:
+    return lambda run: values[run.variant] + spread * run.seed
 
 
 def test_without_records_nothing_is_measured_but_memory():
@@ -55,14 +55,19 @@ def test_c1_asks_every_seed_to_finish_and_to_agree():
     assert judge("C1", *four).verdict == "holds"
     half = judge("C1", steady, apart)
     assert half.verdict == "holds in part"
-    assert "1 of 2 arms measured" in half.figures[0]
+    assert "1 of 2 variants measured" in half.figures[0]
     assert judge("C1", steady, apart, breaks).verdict == "does not hold"
     assert judge("C1", chance).verdict == "does not hold"
 
 
 CONTROLS = [
-    replace(arm, name=f"{arm.name}-{init}", label=f"{arm.label}, {init}", model={"init": init})
-    for arm in (SGD, ADAM)
+    replace(
+        variant,
+        name=f"{variant.name}-{init}",
+        label=f"{variant.label}, {init}",
+        model={"init": init},
+    )
+    for variant in (SGD, ADAM)
     for init in ("kaiming", "balanced")
 ]
 
@@ -78,9 +83,11 @@ CONTROLS = [
     ids=["outright", "not against a good start", "Adam learns too", "Nero does not"],
 )
 def test_c2_shows_default_weights_and_the_control(adam, control, nero, verdict):
-    values = {"nero": nero, "sgd": 0.1, "adam": adam} | {arm.name: control for arm in CONTROLS}
+    values = {"nero": nero, "sgd": 0.1, "adam": adam} | {
+        variant.name: control for variant in CONTROLS
+    }
     comparison = fake_comparison(NERO, SGD, ADAM, *CONTROLS, name="deep-mlp")
-    answer = judge("C2", measured(comparison, by_arm(values)))
+    answer = judge("C2", measured(comparison, by_variant(values)))
     assert answer.verdict == verdict
     told = " ".join(answer.figures)
     assert f"Adam, kaiming: {control + 0.001:.4f}" in told
@@ -88,10 +95,10 @@ def test_c2_shows_default_weights_and_the_control(adam, control, nero, verdict):
 
 
 def test_c2_one_rate_at_which_a_peer_learns_is_enough():
-    values = by_arm({"nero": 0.8, "sgd": 0.1, "adam": 0.1})
+    values = by_variant({"nero": 0.8, "sgd": 0.1, "adam": 0.1})
 
     def end(run: Run) -> float:
-        return 0.5 if (run.arm, run.lr) == ("sgd", 0.1) else values(run)
+        return 0.5 if (run.variant, run.lr) == ("sgd", 0.1) else values(run)
 
     comparison = fake_comparison(NERO, SGD, ADAM, name="deep-mlp")
     assert judge("C2", measured(comparison, values)).verdict == "holds in part"
@@ -100,7 +107,7 @@ def test_c2_one_rate_at_which_a_peer_learns_is_enough():
 
 def test_c3_compares_the_default_with_the_best_and_says_how_peers_do():
     def end(run: Run) -> float | None:
-        if run.arm == "nero":
+        if run.variant == "nero":
             return 0.8 if run.lr == 0.01 else 0.5
         return 0.8 if run.lr == 1e-4 else 0.5
 
@@ -109,7 +116,7 @@ def test_c3_compares_the_default_with_the_best_and_says_how_peers_do():
     assert answer.verdict == "holds in part"  # one experiment is not enough to say more
     four = [measured(fake_comparison(NERO, ADAM, name=name), end) for name in "wxyz"]
     assert judge("C3", *four).verdict == "holds"
-    assert "For comparison, Adam: 0 of 1 arms" in answer.figures[-1]
+    assert "For comparison, Adam: 0 of 1 variants" in answer.figures[-1]
 
     wide = measured(fake_comparison(NERO, name="b"), lambda run: 0.8 if run.lr == 1e-3 else 0.5)
     assert judge("C3", wide).verdict == "does not hold"
@@ -131,7 +138,7 @@ def test_c4_counts_real_state():
 
 
 ABLATION = [
-    Arm(name, name, name, (0.01,)) for name in ("nero-none", "nero-mean", "nero-norm", "nero")
+    Variant(name, name, name, (0.01,)) for name in ("nero-none", "nero-mean", "nero-norm", "nero")
 ]
 
 
@@ -140,12 +147,14 @@ ABLATION = [
 )
 def test_c5_better_means_every_seed(norm, verdict):
     values = {"nero-none": 0.5, "nero-mean": 0.6, "nero-norm": norm, "nero": 0.8}
-    ablation = measured(fake_comparison(*ABLATION, name="ablation"), by_arm(values, spread=0.005))
+    ablation = measured(
+        fake_comparison(*ABLATION, name="ablation"), by_variant(values, spread=0.005)
+    )
     assert judge("C5", ablation).verdict == verdict
 
 
 GRANULARITY = [
-    Arm(name, name, name, (0.01,))
+    Variant(name, name, name, (0.01,))
     for name in ("nero-none", "lamb", "madam", "nero", "lamb-balanced", "madam-balanced")
 ]
 
@@ -155,18 +164,18 @@ GRANULARITY = [
 )
 def test_c6_asks_for_both_with_and_without_constraints(free_lamb, verdict):
     comparison = fake_comparison(*GRANULARITY, name="granularity")
-    values = dict.fromkeys((arm.name for arm in GRANULARITY), 0.4)
+    values = dict.fromkeys((variant.name for variant in GRANULARITY), 0.4)
     values |= {"nero": 0.8, "nero-none": 0.7, "lamb": free_lamb}
-    answer = judge("C6", measured(comparison, by_arm(values)))
+    answer = judge("C6", measured(comparison, by_variant(values)))
     assert answer.verdict == verdict
     assert "nero 0.8010 [0.8000, 0.8020], madam-balanced" in answer.figures[1]
 
 
 def test_c5_does_not_hold_where_nothing_is_better():
     worst = {"nero-none": 0.5, "nero-mean": 0.6, "nero-norm": 0.6, "nero": 0.4}
-    ablation = measured(fake_comparison(*ABLATION, name="ablation"), by_arm(worst))
+    ablation = measured(fake_comparison(*ABLATION, name="ablation"), by_variant(worst))
     assert judge("C5", ablation).verdict == "does not hold"
-    some = measured(fake_comparison(ABLATION[0], name="ablation"), by_arm(worst))
+    some = measured(fake_comparison(ABLATION[0], name="ablation"), by_variant(worst))
     assert judge("C5", some).verdict == "not measured"
 
 
@@ -174,14 +183,14 @@ def test_c5_does_not_hold_where_nothing_is_better():
     ("large", "verdict"), [(0.3, "holds"), (0.9, "does not hold"), (0.87, "does not hold")]
 )
 def test_c7_looks_at_the_initial_scale(large, verdict):
-    arms = [
-        Arm(f"adam-{scale}", f"Adam, scale {scale}", "adam", (0.001,), model={"scale": scale})
+    variants = [
+        Variant(f"adam-{scale}", f"Adam, scale {scale}", "adam", (0.001,), model={"scale": scale})
         for scale in (1, 100)
     ]
     values = {"adam-1": 0.9, "adam-100": large}
-    cwn = measured(fake_comparison(*arms, name="cwn", epochs=1), by_arm(values))
+    cwn = measured(fake_comparison(*variants, name="cwn", epochs=1), by_variant(values))
     answer = judge("C7", cwn)
     assert answer.verdict == verdict
     assert "Adam, scale 100" in answer.figures[-1]
-    only = measured(fake_comparison(arms[0], name="cwn"), by_arm(values))
+    only = measured(fake_comparison(variants[0], name="cwn"), by_variant(values))
     assert judge("C7", only).verdict == "not measured"

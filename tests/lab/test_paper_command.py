@@ -10,11 +10,12 @@ from typer.testing import CliRunner
 
 from lab.fake_records import fake_record
 from lab.tiny_data import write_fashion_mnist
-from nero_lab.analysis.comparison import Comparison
 from nero_lab.analysis.pictures import save_figure
 from nero_lab.cli.app import app
-from nero_lab.experiments.runs import Records, Run
+from nero_lab.experiments.run import Run
+from nero_lab.records.store import Records
 from nero_lab.sweeps import grid as sweeping
+from nero_lab.sweeps.comparison import Comparison
 from nero_lab.sweeps.jobs import Event, Job
 from nero_lab.tasks.table import load_task
 
@@ -58,7 +59,7 @@ def data(tmp_path_factory) -> Path:
 def nero_paper(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Return a function that runs the command on a made-up pool."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nero_lab.sweeps.paper.save_figure", lambda *_: None)
+    monkeypatch.setattr("nero_lab.analysis.pictures.save_figure", lambda *_: None)
 
     def run(*arguments: str, pool: FakePool | None = None) -> Result:
         used = pool or FakePool()
@@ -72,7 +73,7 @@ def nero_paper(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_it_trains_the_plan_draws_and_tells(
     nero_paper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
 ):
-    monkeypatch.setattr("nero_lab.sweeps.paper.save_figure", save_figure)
+    monkeypatch.setattr("nero_lab.analysis.pictures.save_figure", save_figure)
     pool = FakePool()
     done = nero_paper("deep-mlp", pool=pool)
     assert done.exit_code == 0, done.output
@@ -141,7 +142,7 @@ def _without_data(name: str):
 def test_claims_and_docs_come_from_what_is_recorded(nero_paper, tmp_path: Path):
     task = load_task("deep-mlp")
     comparison = Comparison(task, task.presets["tiny"])
-    run = comparison.run(comparison.arms[0], 0.01, 0)
+    run = comparison.run(comparison.variants[0], 0.01, 0)
     Records(tmp_path / "results/tiny").append(fake_record(run, task.metric, 0.5))
     claims = nero_paper("claims")
     assert claims.exit_code == 0

@@ -8,11 +8,12 @@ import pytest
 from lab.fake_records import by_distance, fake_record, fake_records
 from lab.fake_tasks import ACCURACY, ADAM, NERO, PERPLEXITY, fake_comparison
 from nero_lab.analysis.catalogue import figure_of, select
-from nero_lab.analysis.comparison import Comparison, Outcome, learned_from
-from nero_lab.analysis.estimate import cheapest_first, minutes, remaining
-from nero_lab.experiments.runs import Record, Records, Run
+from nero_lab.experiments.run import Run
+from nero_lab.experiments.task import Metric
+from nero_lab.records.store import Record, Records
+from nero_lab.sweeps.comparison import Comparison, Outcome, learned_from
+from nero_lab.sweeps.estimate import cheapest_first, minutes, remaining
 from nero_lab.sweeps.selection import best_lr
-from nero_lab.tasks.base import Metric
 
 Find = Callable[[Run], Record | None]
 
@@ -25,7 +26,7 @@ class Book:
         self.records: dict[str, Record] = {}
 
     def put(self, lr: float, seed: int = 0, value: float | None = 0.5, **changes) -> None:
-        run = self.comparison.run(self.comparison.arms[0], lr, seed)
+        run = self.comparison.run(self.comparison.variants[0], lr, seed)
         record = fake_record(run, self.comparison.task.metric, value, **changes)
         self.records[run.plan_id] = record
 
@@ -37,7 +38,7 @@ class Book:
 
     @property
     def best(self) -> float | None:
-        return self.comparison.best_lr(self.comparison.arms[0], self.find)
+        return self.comparison.best_lr(self.comparison.variants[0], self.find)
 
 
 @pytest.fixture
@@ -52,8 +53,8 @@ def test_first_the_grid_on_the_first_seed_and_the_default_on_all(adam: Book):
 
 
 def test_the_default_is_trained_even_where_the_grid_leaves_it_out():
-    arm = type(NERO)("nero", "Nero", "nero", lr_grid=(1e-4, 1e-3))
-    book = Book(fake_comparison(arm))
+    variant = type(NERO)("nero", "Nero", "nero", lr_grid=(1e-4, 1e-3))
+    book = Book(fake_comparison(variant))
     assert (1e-2, 0) in book.due()
 
 

@@ -9,14 +9,15 @@ import pytest
 from lab.fake_records import DATA, by_distance, fake_record, fake_records
 from lab.fake_tasks import ADAM, NERO, PERPLEXITY, SGD, fake_comparison
 from nero_lab.analysis import table
-from nero_lab.analysis.comparison import Comparison
 from nero_lab.analysis.curves import COLUMNS, beyond, curves, flat, limits, logarithmic
 from nero_lab.analysis.document import write_document
 from nero_lab.analysis.measured import Measured, measure
 from nero_lab.analysis.palette import styles
 from nero_lab.analysis.pictures import save_figure
-from nero_lab.experiments.runs import Record
-from nero_lab.tasks.base import Arm, FoundData
+from nero_lab.data.found import FoundData
+from nero_lab.experiments.task import Variant
+from nero_lab.records.store import Record
+from nero_lab.sweeps.comparison import Comparison
 
 ENDING = by_distance(0.9, 0.1, {"nero": 1e-3, "adam": 1e-3})
 
@@ -32,7 +33,7 @@ def records(comparison: Comparison) -> list[Record]:
 
 
 def _cells(measured: Measured) -> dict[str, dict[str, str]]:
-    """Return the table by arm and heading; of two equal headings the second has a star."""
+    """Return the table by variant and heading; of two equal headings the second has a star."""
     head = []
     for heading in table.headings(measured):
         head.append(f"{heading}*" if heading in head else heading)
@@ -41,7 +42,7 @@ def _cells(measured: Measured) -> dict[str, dict[str, str]]:
 
 def test_table_tells_both_rates_the_range_over_seeds_and_what_was_published(comparison, records):
     nero = _cells(measure(comparison, records)[0])["Nero"]
-    assert nero["lr out of the box"] == "0.01"
+    assert nero["default lr"] == "0.01"
     assert nero["test accuracy"].startswith("0.3")
     assert nero["best lr of grid"] == "0.001"
     assert nero["test accuracy*"] == "0.8840 [0.8680, 0.9000]"
@@ -50,22 +51,22 @@ def test_table_tells_both_rates_the_range_over_seeds_and_what_was_published(comp
 
 
 def test_table_reports_the_test_part_while_validation_chooses(comparison):
-    arm = comparison.arms[0]
+    variant = comparison.variants[0]
     records = [
-        fake_record(comparison.run(arm, lr, 0), comparison.task.metric, val, test=test)
+        fake_record(comparison.run(variant, lr, 0), comparison.task.metric, val, test=test)
         for lr, val, test in ((1e-3, 0.5, 0.9), (1e-2, 0.6, 0.4), (1e-1, 0.7, 0.3))
     ]
     nero = _cells(measure(comparison, records)[0])["Nero"]
     assert (nero["best lr of grid"], nero["test accuracy*"]) == ("0.1", "0.3000 (1 of 3 seeds)")
 
 
-def test_arms_at_chance_keep_the_rate_out_of_the_box(comparison, records):
+def test_variants_at_chance_keep_the_rate_at_default(comparison, records):
     sgd = _cells(measure(comparison, records)[0])["SGD"]
     assert sgd["best lr of grid"] == "0.001"
     assert sgd["test accuracy*"] == "0.1010 [0.1000, 0.1020]"
 
 
-def test_arms_that_won_at_an_end_of_their_grid_are_told(comparison, records):
+def test_variants_that_won_at_an_end_of_their_grid_are_told(comparison, records):
     def told(found: list[Record]) -> list[str]:
         return [each for each in table.about(measure(comparison, found)[0]) if "an end" in each]
 
@@ -73,7 +74,7 @@ def test_arms_that_won_at_an_end_of_their_grid_are_told(comparison, records):
     assert told(records) == [
         "Won at an end of the grid, beyond which may be better rates: Nero (0.001)."
     ]
-    assert told([r for r in records if r.run.arm != "nero"]) == []
+    assert told([r for r in records if r.run.variant != "nero"]) == []
 
 
 def test_divergence_is_told(comparison, records):
@@ -87,7 +88,7 @@ def test_divergence_is_told(comparison, records):
 
 
 def test_missing_runs_are_told(comparison, records):
-    kept = [r for r in records if r.run.arm != "adam" and (r.run.lr, r.run.seed) != (0.1, 0)]
+    kept = [r for r in records if r.run.variant != "adam" and (r.run.lr, r.run.seed) != (0.1, 0)]
     measured = measure(comparison, kept)[0]
     cells = _cells(measured)
     assert cells["Adam"]["test accuracy"] == "-"
@@ -122,7 +123,7 @@ def test_data_sets_are_never_mixed(comparison, records):
 
 
 def test_what_was_run_beside_the_preset_is_shown_with_what_differs(comparison, records):
-    own = Arm("torch.optim:NAdam", "", "torch.optim:NAdam", lr_grid=(1e-3,))
+    own = Variant("torch.optim:NAdam", "", "torch.optim:NAdam", lr_grid=(1e-3,))
     deeper = replace(comparison.run(NERO, 0.01, 0), model={"depth": 9}, precision="bf16-mixed")
     other = [comparison.run(own, 1e-3, 0), deeper, replace(deeper, lr=0.1)]
     extra = [fake_record(run, comparison.task.metric, 0.7) for run in other]
@@ -139,10 +140,10 @@ def test_records_of_an_older_recipe_are_left_out(comparison, records):
 
 
 def test_curves_have_mean_and_range_and_end_where_a_seed_diverged(comparison):
-    arm = comparison.arms[0]
+    variant = comparison.variants[0]
     values = {0: (0.6, "finished"), 1: (0.8, "finished"), 2: (None, "diverged")}
     records = [
-        fake_record(comparison.run(arm, 0.01, seed), comparison.task.metric, end, status=status)
+        fake_record(comparison.run(variant, 0.01, seed), comparison.task.metric, end, status=status)
         for seed, (end, status) in values.items()
     ]
     (curve,) = curves(measure(comparison, records)[0], COLUMNS[0])
@@ -171,7 +172,7 @@ def test_what_is_far_off_does_not_flatten_a_figure():
     assert beyond(measured, 1e12)
 
 
-def test_arms_look_different(comparison, records):
+def test_variants_look_different(comparison, records):
     measured = measure(comparison, records)[0]
     few = styles(measured.series)
     assert few["nero"].colour == "#0072B2"
@@ -220,7 +221,7 @@ def test_the_document_has_everything_and_is_the_same_again(comparison, records, 
 
 
 def test_the_overview_has_nero_as_the_paper_has_it_and_no_ablation(tmp_path: Path):
-    ablated = Arm("none", "none", "nero-none", lr_grid=NERO.lr_grid)
+    ablated = Variant("none", "none", "nero-none", lr_grid=NERO.lr_grid)
     comparison = fake_comparison(ablated, NERO)
     experiments = measure(comparison, fake_records(comparison, ENDING))
     page = tmp_path / "results.md"

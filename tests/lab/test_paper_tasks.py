@@ -12,11 +12,11 @@ from lab.tiny_data import (
     write_pairs,
     write_wikitext,
 )
-from nero_lab.experiments.runs import Run, arm_spec, plan_run
-from nero_lab.tasks.base import Task
+from nero_lab.experiments.run import Run, plan_run, variant_spec
+from nero_lab.experiments.task import Task
 from nero_lab.tasks.table import load_task
-from nero_lab.train import train_run
 from nero_lab.training.context import Context
+from nero_lab.training.loop import train_run
 
 WRITERS = {
     "ablation": write_cifar,
@@ -29,7 +29,9 @@ WRITERS = {
     "wikitext2": write_wikitext,
     "translation": write_pairs,
 }
-ARMS = [(name, arm.name) for name in WRITERS for arm in load_task(name).presets["tiny"].arms]
+VARIANTS = [
+    (name, variant.name) for name in WRITERS for variant in load_task(name).presets["tiny"].variants
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +41,16 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     return {name: written[writer] for name, writer in WRITERS.items()}
 
 
-def tiny_run(name: str, arm_name: str, seed: int = 0) -> tuple[Task, Run]:
+def tiny_run(name: str, variant_name: str, seed: int = 0) -> tuple[Task, Run]:
     task = load_task(name)
     preset = task.presets["tiny"]
-    arm = next(arm for arm in preset.arms if arm.name == arm_name)
-    return task, plan_run(task, preset, arm, arm_spec(arm).default_lr, seed)
+    variant = next(variant for variant in preset.variants if variant.name == variant_name)
+    return task, plan_run(task, preset, variant, variant_spec(variant).default_lr, seed)
 
 
-@pytest.mark.parametrize(("name", "arm"), ARMS)
-def test_a_few_steps_run_and_are_measured(name: str, arm: str, folders: dict[str, Path]):
-    task, run = tiny_run(name, arm)
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_a_few_steps_run_and_are_measured(name: str, variant: str, folders: dict[str, Path]):
+    task, run = tiny_run(name, variant)
     found = task.find_data(folders[name], **run.data)
     assert found.name == f"data of {folders[name].name}", "made-up data go by their own name"
     assert found.stand_in_for is not None
@@ -64,7 +66,7 @@ def test_a_few_steps_run_and_are_measured(name: str, arm: str, folders: dict[str
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_same_seed_gives_the_same_weights(name: str, folders: dict[str, Path]):
-    task, run = tiny_run(name, load_task(name).presets["tiny"].arms[0].name)
+    task, run = tiny_run(name, load_task(name).presets["tiny"].variants[0].name)
     run = run.on(task.find_data(folders[name], **run.data))
     context = Context(data_folder=folders[name], accelerator="cpu")
     torch.manual_seed(5)
@@ -74,10 +76,10 @@ def test_the_same_seed_gives_the_same_weights(name: str, folders: dict[str, Path
 
 
 def test_the_networks_of_the_paper_have_the_sizes_of_the_paper():
-    def build(name: str, arm: int = 0) -> torch.nn.Module:
+    def build(name: str, variant: int = 0) -> torch.nn.Module:
         preset = load_task(name).presets["paper"]
         with torch.device("meta"):
-            return load_task(name).build_model(**{**preset.model, **preset.arms[arm].model})
+            return load_task(name).build_model(**{**preset.model, **preset.variants[variant].model})
 
     def count(model: torch.nn.Module) -> int:
         return sum(p.numel() for p in model.parameters())
@@ -119,4 +121,6 @@ def test_presets_of_the_paper_are_its_section_5():
         [1, 0.1]
     )
     assert presets["wikitext2"].clip_norm == 0.25
-    assert [arm.optimizer_options.get("momentum") for arm in presets["cifar"].arms[1::4]] == [0, 0]
+    assert [
+        variant.optimizer_options.get("momentum") for variant in presets["cifar"].variants[1::4]
+    ] == [0, 0]

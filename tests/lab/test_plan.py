@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from nero_lab.plan import Arm, Plan, Preset
-from nero_lab.records.store import RecordStore, RunRecord, RunResult
+from nero_lab.records.old import RecordStore, RunRecord, RunResult
 
 ARM = Arm(depth=3, optimizer="adam", init="default")
 

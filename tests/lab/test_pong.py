@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import nero
-from nero_lab.experiments.runs import find_arm, plan_run
+from nero_lab.experiments.run import find_variant, plan_run
 from nero_lab.tasks.pong import Pong
-from nero_lab.train import train_run
 from nero_lab.training.atari import games_state, make_games, set_games_state
 from nero_lab.training.context import Context, Stopped
+from nero_lab.training.loop import train_run
 from nero_lab.training.ppo import PPORun
 
 TASK = Pong()
@@ -16,7 +16,7 @@ TASK = Pong()
 
 def a_run(optimizer="nero", lr=0.01, preset="tiny", seed=0):
     preset = TASK.presets[preset]
-    run = plan_run(TASK, preset, find_arm(preset, optimizer), lr, seed)
+    run = plan_run(TASK, preset, find_variant(preset, optimizer), lr, seed)
     return run.on(TASK.find_data(None))
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from lab.fake_runs import die_once, made_up
-from nero_lab.experiments.runs import Records, Run, plan_run
+from nero_lab.data.found import FoundData
+from nero_lab.experiments.run import Run, plan_run
+from nero_lab.records.store import Records
 from nero_lab.sweeps.jobs import Job, JobMaker, run_jobs
 from nero_lab.sweeps.ray_pool import ray_pool
-from nero_lab.tasks.base import FoundData
 from nero_lab.tasks.table import load_task
 
 
@@ -28,7 +29,9 @@ def test_a_cluster_that_loses_a_worker_gives_the_records_of_an_undisturbed_sweep
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=":")
     task = load_task("deep-mlp")
     preset = task.presets["tiny"]
-    runs = [plan_run(task, preset, preset.arms[0], lr, seed) for lr in (0.1, 1) for seed in (0, 1)]
+    runs = [
+        plan_run(task, preset, preset.variants[0], lr, seed) for lr in (0.1, 1) for seed in (0, 1)
+    ]
     maker, records, kinds = FakeMaker(tmp_path), Records(tmp_path), []
     with ray_pool(2, die_once) as pool:
         lost = run_jobs(lambda: runs, records, pool, maker, lambda event: kinds.append(event.kind))

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from nero_lab.records.store import RecordStore, RunConfig, RunRecord, RunResult
+from nero_lab.records.old import RecordStore, RunConfig, RunRecord, RunResult
 
 
 @pytest.fixture

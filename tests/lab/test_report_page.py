@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from lab.browser import CHROMIUM, visit
 from lab.fake_records import by_distance, fake_record, fake_records
-from nero_lab.analysis.comparison import Comparison
 from nero_lab.cli.app import app
-from nero_lab.experiments.runs import Record, Records
+from nero_lab.records.store import Record, Records
+from nero_lab.sweeps.comparison import Comparison
 from nero_lab.tasks.table import load_task
 
 OPTIMA = {"nero": 1e-3, "lamb": 1e-2, "adam-kaiming": 1e-4, "sgd-kaiming": 1e-2}
@@ -62,12 +62,12 @@ def test_a_folder_that_is_not_there_is_a_usage_error():
 
 
 OWN_TASK = """
-from nero_lab.tasks.base import ACCURACY, Arm, Preset, Task
-from nero_lab.tasks.schedule import Schedule
+from nero_lab.experiments.task import ACCURACY, Variant, Preset, Task
+from nero_lab.experiments.schedule import Schedule
 
 class Mine(Task):
     name, title, metric = "mine", "my own", ACCURACY
-    presets = {"small": Preset("small", 2, 10, Schedule(), (Arm("nero", "Nero", "nero"),))}
+    presets = {"small": Preset("small", 2, 10, Schedule(), (Variant("nero", "Nero", "nero"),))}
 """
 
 
@@ -76,7 +76,7 @@ def test_a_users_own_task_is_shown_once_its_file_is_named(tmp_path: Path):
     file.write_text(OWN_TASK)
     task = load_task(str(file))
     comparison = Comparison(task, task.presets["small"])
-    run = comparison.run(comparison.arms[0], 0.01, 0)
+    run = comparison.run(comparison.variants[0], 0.01, 0)
     Records(tmp_path).append(fake_record(run, task.metric, 0.5))
     without = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert "mine.jsonl is left out" in without.output
@@ -99,14 +99,14 @@ def _click_a_point(page: Any) -> str:
     return page.evaluate("location.hash.slice(1)")
 
 
-def _drawn(page: Any, arm: str) -> int:
-    """Count the lines of an arm that are drawn in the second panel, at the best rate."""
+def _drawn(page: Any, variant: str) -> int:
+    """Count the lines of a variant that are drawn in the second panel, at the best rate."""
     return page.evaluate(
-        """arm => {
+        """variant => {
             const plot = document.querySelectorAll(".js-plotly-plot")[1];
-            return plot.data.filter(t => t.meta === arm && t.visible !== false).length;
+            return plot.data.filter(t => t.meta === variant && t.visible !== false).length;
         }""",
-        arm,
+        variant,
     )
 
 

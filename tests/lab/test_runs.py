@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from nero_lab.experiments.runs import CURVE_POINTS, Record, Records, Result, Run, find_arm, plan_run
-from nero_lab.tasks.base import Arm, FoundData
+from nero_lab.data.found import FoundData
+from nero_lab.experiments.run import Result, Run, find_variant, plan_run
+from nero_lab.experiments.task import Variant
+from nero_lab.records.store import CURVE_POINTS, Record, Records
 from nero_lab.tasks.table import load_task
 
 MNIST = FoundData("MNIST", "abc")
@@ -18,7 +20,7 @@ FASHION = FoundData("Fashion-MNIST", "def", stand_in_for="MNIST")
 @pytest.fixture
 def run() -> Run:
     task = load_task("deep-mlp")
-    return plan_run(task, task.presets["tiny"], task.presets["tiny"].arms[0], 0.01, 0)
+    return plan_run(task, task.presets["tiny"], task.presets["tiny"].variants[0], 0.01, 0)
 
 
 @pytest.fixture
@@ -33,8 +35,8 @@ def outcome() -> Result:
     )
 
 
-def test_preset_and_arm_are_names_only(run: Run):
-    assert replace(run, preset="other", arm="other").run_id == run.run_id
+def test_preset_and_variant_are_names_only(run: Run):
+    assert replace(run, preset="other", variant="other").run_id == run.run_id
 
 
 @pytest.mark.parametrize(
@@ -130,18 +132,18 @@ def test_a_cut_line_is_passed_over(tmp_path: Path, run: Run, outcome: Result):
 def test_customary_warmup_only_where_the_recipe_has_none(run: Run):
     task = load_task("deep-mlp")
     preset = task.presets["paper"]
-    adam = find_arm(preset, "adam")
+    adam = find_variant(preset, "adam")
     assert plan_run(task, preset, adam, 1e-3, 0).warmup_epochs == 0.05 * 50
     warm = replace(preset, schedule=replace(preset.schedule, warmup_epochs=5))
     assert plan_run(task, warm, adam, 1e-3, 0).warmup_epochs == 0
-    assert plan_run(task, preset, find_arm(preset, "nero"), 1e-3, 0).warmup_epochs == 0
+    assert plan_run(task, preset, find_variant(preset, "nero"), 1e-3, 0).warmup_epochs == 0
 
 
 def test_an_optimiser_that_averages_keeps_its_rate_after_the_recipe_s_warmup(run: Run):
     task = load_task("deep-mlp")
     preset = task.presets["paper"]
     preset = replace(preset, schedule=replace(preset.schedule, warmup_epochs=5))
-    averaging = Arm("averaging", "Averaging", "schedule-free")
+    averaging = Variant("averaging", "Averaging", "schedule-free")
     schedule = plan_run(task, preset, averaging, 1e-3, 0).schedule
     assert schedule["kind"] == "constant"
     assert schedule["warmup_epochs"] == 5

@@ -1,10 +1,10 @@
-"""Means and ranges over seeds, and which of two arms is better."""
+"""Means and ranges over seeds, and which of two variants is better."""
 
 import pytest
 
 from lab.fake_tasks import ACCURACY, PERPLEXITY
 from nero_lab.analysis.scores import Scores, standing
-from nero_lab.tasks.base import Metric
+from nero_lab.experiments.task import Metric
 
 
 def scores(*values: float | None, metric: Metric = ACCURACY, **changes: int) -> Scores:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from lab.tiny_data import write_fashion_mnist, write_texts
 from nero_lab.cli.app import app
-from nero_lab.records.store import RecordStore, RunConfig, RunRecord, RunResult
+from nero_lab.records.old import RecordStore, RunConfig, RunRecord, RunResult
 from nero_lab.studies.finetune import finetune_study
 from nero_lab.studies.heads import heads_study
 from nero_lab.studies.plan import Study

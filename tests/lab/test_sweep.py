@@ -6,7 +6,7 @@ import pytest
 
 from lab.fake_runs import end_by_seed
 from nero_lab.plan import Plan, Preset
-from nero_lab.records.store import RecordStore, RunConfig, RunResult
+from nero_lab.records.old import RecordStore, RunConfig, RunResult
 from nero_lab.results import markdown_table, table_rows
 from nero_lab.sweep import RunFailed, WorkerDied, local_processes, run_sweep, train_in_worker
 

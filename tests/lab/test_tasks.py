@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from nero_lab.data.loaders import TensorLoader
-from nero_lab.experiments.runs import arm_spec, plan_run
-from nero_lab.tasks.base import Task
-from nero_lab.tasks.schedule import Schedule, warmup_factor
+from nero_lab.experiments.run import plan_run, variant_spec
+from nero_lab.experiments.schedule import Schedule, warmup_factor
+from nero_lab.experiments.task import Task
 from nero_lab.tasks.table import PAPER_TASKS, load_task
 
 
@@ -108,14 +108,14 @@ def test_presets_of_a_task_are_whole(name: str):
     for key, preset in task.presets.items():
         assert preset.name == key
         assert (preset.left_out == "") == (key == "paper")
-        names = [arm.name for arm in preset.arms]
+        names = [variant.name for variant in preset.variants]
         assert len(names) == len(set(names)) > 0
-        ids = {plan_run(task, preset, arm, 1.0, 0).plan_id for arm in preset.arms}
-        assert len(ids) == len(names), "two arms are the same run"
-        for arm in preset.arms:
-            assert arm_spec(arm).lr_grid
-            for published in arm.published:
-                assert published.lr in arm_spec(arm).lr_grid
+        ids = {plan_run(task, preset, variant, 1.0, 0).plan_id for variant in preset.variants}
+        assert len(ids) == len(names), "two variants are the same run"
+        for variant in preset.variants:
+            assert variant_spec(variant).lr_grid
+            for published in variant.published:
+                assert published.lr in variant_spec(variant).lr_grid
 
 
 def test_unknown_task_is_refused_with_the_names():
@@ -124,7 +124,7 @@ def test_unknown_task_is_refused_with_the_names():
 
 
 TASK_FILE = """
-from nero_lab.tasks.base import Classification
+from nero_lab.experiments.task import Classification
 
 class Mine(Classification):
     name = "mine"

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from nero_lab.records.store import RunConfig
+from nero_lab.records.old import RunConfig
 from nero_lab.train import learning_rate, train
 
 

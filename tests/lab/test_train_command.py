@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from lab.fake_runs import give_command
 from nero_lab.cli.app import app
-from nero_lab.experiments.runs import Record, Records
+from nero_lab.records.store import Record, Records
 
 TASK = Path(__file__).parent / "tiny_task.py"
 SLOW_TASK = """
@@ -82,7 +82,7 @@ def test_options_of_the_model(tmp_path: Path):
     [
         (("no-such-task",), r"unknown task 'no-such-task'; the tasks are: "),
         ((TASK, "--preset", "cpu"), "no preset 'cpu'; it has: tiny"),
-        ((TASK, "--preset", "tiny", "--optimizer", "amda"), "mean 'adam'.* arm of preset tiny"),
+        ((TASK, "--preset", "tiny", "--optimizer", "amda"), "mean 'adam'.* variant of preset tiny"),
         (("no_such_file.py",), "no file 'no_such_file.py'"),
         ((TASK, "--preset", "tiny", "--model", "width"), "'width' is not NAME=VALUE"),
         (("deep-mlp", "--preset", "tiny", "--data", "/nowhere"), "no MNIST in /nowhere"),
@@ -171,7 +171,7 @@ def test_the_command_survives_sigkill_and_sigterm(tmp_path: Path, slow_task: Pat
 def two_ranks(command: Sequence[str | Path]) -> None:
     """Give a command in two processes, as torchrun would start them but at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nero_lab.train"])
+    context.set_forkserver_preload(["nero_lab.training.loop"])
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {
         "TORCHELASTIC_RUN_ID": "test",

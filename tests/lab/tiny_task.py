@@ -6,16 +6,17 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from nero_lab.data.found import FoundData
 from nero_lab.data.loaders import TensorLoader
-from nero_lab.tasks.base import Arm, Classification, Data, FoundData, Preset
-from nero_lab.tasks.schedule import Schedule
+from nero_lab.experiments.schedule import Schedule
+from nero_lab.experiments.task import Classification, Data, Preset, Variant
 
 TINY = Preset(
     name="tiny",
     epochs=4,
     batch_size=20,
     schedule=Schedule("cosine"),
-    arms=(Arm("nero", "Nero", "nero"), Arm("adam", "Adam", "adam")),
+    variants=(Variant("nero", "Nero", "nero"), Variant("adam", "Adam", "adam")),
     left_out="Everything.",
 )
 

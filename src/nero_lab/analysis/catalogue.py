@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from nero_lab.analysis.comparison import Comparison
 from nero_lab.analysis.measured import Measured, measure
-from nero_lab.experiments.runs import Records
-from nero_lab.tasks.base import Task
+from nero_lab.experiments.task import Task
+from nero_lab.records.store import Records
+from nero_lab.sweeps.comparison import Comparison
 from nero_lab.tasks.table import PAPER_TASKS, load_task
 
 ALL = "all"

@@ -47,7 +47,7 @@ CLAIMS = (
     ),
     Claim(
         "C3",
-        "The learning rate needs little or no tuning: 0.01 works out of the box.",
+        "The learning rate needs little or no tuning: 0.01 works as it is.",
         "An experiment (on each network) agrees if Nero's mean at 0.01 is no worse than at the "
         f"best rate of its grid by more than {TUNING:.0%}, and no seed diverges. Where it learns "
         "nothing at any rate does not count. Holds: all that are measured agree, and these are "

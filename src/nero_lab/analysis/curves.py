@@ -1,14 +1,14 @@
-"""Training curves of an arm at one learning rate: each seed's, their mean and their range."""
+"""Training curves of a variant at one learning rate: each seed's, their mean and their range."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
-from nero_lab.analysis.comparison import learned_from
 from nero_lab.analysis.measured import Measured, Series
 from nero_lab.analysis.table import headline
-from nero_lab.experiments.runs import Record
+from nero_lab.records.store import Record
+from nero_lab.sweeps.comparison import learned_from
 
-COLUMNS = ("out of the box", "best of its grid")
+COLUMNS = ("default learning rate", "best of its grid")
 """the two kinds of learning rate that are drawn"""
 
 
@@ -28,7 +28,7 @@ class SeedCurve:
 
 @dataclass(frozen=True)
 class Curve:
-    """The runs of an arm at one learning rate."""
+    """The runs of a variant at one learning rate."""
 
     series: Series
     lr: float
@@ -63,7 +63,7 @@ def x_name(measured: Measured) -> str:
 
 
 def curves(measured: Measured, column: str) -> list[Curve]:
-    """Return the curves of all arms at one kind of learning rate (see COLUMNS)."""
+    """Return the curves of all variants at one kind of learning rate (see COLUMNS)."""
     what, x = curve_name(measured), x_name(measured)
     drawn = []
     for series in measured.series:

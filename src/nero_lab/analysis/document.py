@@ -65,7 +65,7 @@ def _title(figure: str) -> str:
 def _picture(figure: str, path: Path, page: Path) -> str:
     where = path.relative_to(page.parent).as_posix()
     return (
-        f"![{_title(figure)}: curves out of the box, at the best learning rate, and the metric by "
+        f"![{_title(figure)}: curves at the default and the best learning rate, and the metric by "
         f"learning rate]({where})\n\n"
         "Lines: mean over seeds; bands: worst to best seed; crosses: runs that diverged.\n"
     )
@@ -86,7 +86,7 @@ def _claims(experiments: Sequence[Measured]) -> str:
 
 
 def _overview(experiments: Sequence[Measured]) -> str:
-    head = ("experiment", "data", "test metric", "Nero out of the box", "Nero, best of grid")
+    head = ("experiment", "data", "test metric", "Nero, default lr", "Nero, best of grid")
     rows = [
         (
             measured.name,
@@ -110,16 +110,16 @@ def _data(measured: Measured) -> str:
 
 
 def _nero(measured: Measured) -> tuple[str, str]:
-    """Return what Nero with both constraints reached, in the first arm that has it."""
+    """Return what Nero with both constraints reached, in the first variant that has it."""
     for series in measured.series:
         if series.optimizer == "nero":
             lr = "" if series.best_lr is None else f" at lr {series.best_lr:g}"
-            return str(series.out_of_the_box), f"{series.best}{lr}"
+            return str(series.at_default), f"{series.best}{lr}"
     return "-", "-"
 
 
 def is_nero(series: Series) -> bool:
-    """Return whether an arm is Nero or one of its ablations."""
+    """Return whether a variant is Nero or one of its ablations."""
     return series.optimizer.startswith("nero")
 
 

@@ -18,7 +18,7 @@ from nero_lab.analysis.curves import (
 from nero_lab.analysis.measured import Measured, Series
 from nero_lab.analysis.palette import Style, styles
 from nero_lab.analysis.table import headline
-from nero_lab.experiments.runs import Record
+from nero_lab.records.store import Record
 
 # Of the page's own: a template of Plotly's would be repeated with every panel.
 _AXIS = {"gridcolor": "#ececec", "linecolor": "#888", "zeroline": False, "ticks": "outside"}
@@ -64,7 +64,7 @@ def _add_curve(figure: Any, curve: Curve, style: Style) -> None:
     """Add the range, each seed's run, thin, and the mean, thick."""
     import plotly.graph_objects as go
 
-    label, arm = curve.series.label, curve.series.name
+    label, variant = curve.series.label, curve.series.name
     x, mean, low, high = (list(column) for column in zip(*curve.points, strict=True))
     figure.add_trace(
         go.Scatter(
@@ -75,7 +75,7 @@ def _add_curve(figure: Any, curve: Curve, style: Style) -> None:
             line={"width": 0},
             hoverinfo="skip",
             mode="lines",
-            meta=arm,
+            meta=variant,
         )
     )
     for seed in curve.seeds:
@@ -91,7 +91,7 @@ def _add_curve(figure: Any, curve: Curve, style: Style) -> None:
                 customdata=[anchor(seed.record)] * len(seed.x),
                 hovertemplate=f"{label}, lr {curve.lr:g}, seed {seed.record.run.seed}<br>"
                 "%{x}: %{y:.4g}<extra></extra>",
-                meta=arm,
+                meta=variant,
             )
         )
     figure.add_trace(
@@ -102,7 +102,7 @@ def _add_curve(figure: Any, curve: Curve, style: Style) -> None:
             line={"color": style.colour, "width": 2.5, "dash": style.dash},
             hoverinfo="skip",
             name=label,
-            meta=arm,
+            meta=variant,
         )
     )
 
@@ -196,7 +196,7 @@ def _to_html(figure: Any, measured: Measured) -> str:
         margin = 0.05 * ((high - low) or 1.0)
         figure.update_yaxes(range=[low - margin, high + margin])
     figure.update_layout(
-        # The page's own legend switches an arm in all panels of its experiment at once.
+        # The page's own legend switches a variant in all panels of its experiment at once.
         showlegend=False,
         height=340,
         margin={"l": 52, "r": 12, "t": 12, "b": 48},
@@ -221,6 +221,6 @@ def _edge(measured: Measured) -> float:
 
 
 def legend(measured: Measured) -> Sequence[tuple[Series, Style]]:
-    """Return the arms that have records, with what their lines look like."""
+    """Return the variants that have records, with what their lines look like."""
     looks = styles(measured.series)
     return [(series, looks[series.name]) for series in measured.series if series.records]

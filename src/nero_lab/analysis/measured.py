@@ -1,30 +1,31 @@
-"""Records, put together by experiment and arm: what all tables, figures and claims are made of."""
+"""Records by experiment and variant: what all tables, figures and claims are made of."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
-from nero_lab.analysis.comparison import Comparison, FindRun, Outcome, selection_split
 from nero_lab.analysis.scores import Scores
-from nero_lab.experiments.runs import Record, Run
+from nero_lab.experiments.run import Run
+from nero_lab.experiments.task import Metric, Published, Variant
 from nero_lab.optimizers import find_optimizer
+from nero_lab.records.store import Record
+from nero_lab.sweeps.comparison import Comparison, FindRun, Outcome, selection_split
 from nero_lab.sweeps.selection import best_lr
-from nero_lab.tasks.base import Arm, Metric, Published
 
 
 @dataclass(frozen=True)
 class Series:
-    """All that was measured of one arm."""
+    """All that was measured of one variant."""
 
     name: str
     label: str
     optimizer: str
     metric: Metric
     lrs: tuple[float, ...]
-    """the grid and the learning rate out of the box, or what was tried where there is no plan"""
+    """the grid and the default learning rate, or what was tried where there is no plan"""
     default_lr: float | None
-    """out of the box; None where nothing says"""
+    """None where it is not known"""
     best_lr: float | None
     """by validation; None while the grid is not trained"""
     seeds: tuple[int, ...]
@@ -60,8 +61,8 @@ class Series:
         return None if record is None else self.chosen_by(record)[1]
 
     @property
-    def out_of_the_box(self) -> Scores:
-        """Return the test metric at the learning rate out of the box."""
+    def at_default(self) -> Scores:
+        """Return the test metric at the default learning rate."""
         return self.scores(self.default_lr)
 
     @property
@@ -82,7 +83,7 @@ class Measured:
 
     comparison: Comparison
     series: tuple[Series, ...]
-    """the arms of the preset, and after them whatever else was run on the task"""
+    """the variants of the preset, and after them whatever else was run on the task"""
     data_name: str | None
     """None while nothing is recorded"""
     data_digest: str | None = None
@@ -90,7 +91,7 @@ class Measured:
     missing: int = 0
     """how many runs are known to be needed and have no record"""
     extra: frozenset[str] = field(default_factory=frozenset)
-    """names of the series that belong to no arm of the preset"""
+    """names of the series that belong to no variant of the preset"""
 
     @property
     def name(self) -> str:
@@ -112,7 +113,7 @@ class Measured:
         """Return how many runs diverged."""
         return sum(record.result.status == "diverged" for record in self.records)
 
-    def arm(self, name: str) -> Series | None:
+    def variant(self, name: str) -> Series | None:
         """Return the series of that name that has any records."""
         for series in self.series:
             if series.name == name and series.records:
@@ -132,9 +133,9 @@ def measure(comparison: Comparison, records: Iterable[Record]) -> list[Measured]
     """
     task, preset = comparison.task, comparison.preset
     planned = {
-        comparison.run(arm, lr, seed).plan_id
-        for arm in comparison.arms
-        for lr in comparison.lrs(arm)
+        comparison.run(variant, lr, seed).plan_id
+        for variant in comparison.variants
+        for lr in comparison.lrs(variant)
         for seed in preset.seeds
     }
     fitting = [
@@ -165,8 +166,8 @@ def _measured(
         return by_plan.get(run.plan_id)
 
     planned, used = [], set()
-    for arm in comparison.arms:
-        series = _planned(comparison, arm, find)
+    for variant in comparison.variants:
+        series = _planned(comparison, variant, find)
         used |= {record.run.plan_id for record in series.records.values()}
         planned.append(series)
     extra = _unplanned(comparison, [r for r in by_plan.values() if r.run.plan_id not in used])
@@ -181,40 +182,40 @@ def _measured(
     )
 
 
-def _planned(comparison: Comparison, arm: Arm, find: FindRun) -> Series:
+def _planned(comparison: Comparison, variant: Variant, find: FindRun) -> Series:
     records = {}
-    for lr in comparison.lrs(arm):
+    for lr in comparison.lrs(variant):
         for seed in comparison.preset.seeds:
-            record = find(comparison.run(arm, lr, seed))
+            record = find(comparison.run(variant, lr, seed))
             if record is not None:
                 records[lr, seed] = record
-    spec = comparison.spec(arm)
+    spec = comparison.spec(variant)
     return Series(
-        name=arm.name,
-        label=arm.label,
-        optimizer=arm.optimizer,
+        name=variant.name,
+        label=variant.label,
+        optimizer=variant.optimizer,
         metric=comparison.task.metric,
-        lrs=comparison.lrs(arm),
+        lrs=comparison.lrs(variant),
         default_lr=spec.default_lr,
-        best_lr=comparison.best_lr(arm, find),
+        best_lr=comparison.best_lr(variant, find),
         seeds=comparison.preset.seeds,
         records=records,
-        published=arm.published,
+        published=variant.published,
         settings=spec.settings(),
     )
 
 
 def _unplanned(comparison: Comparison, records: Sequence[Record]) -> list[Series]:
-    """Return a series for each configuration that was run besides the arms of the preset."""
+    """Return a series for each configuration that was run besides the variants of the preset."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         same = replace(record.run, lr=0.0, seed=0).plan_id
         groups.setdefault(same, []).append(record)
-    taken = {arm.name for arm in comparison.arms}
+    taken = {variant.name for variant in comparison.variants}
     found = []
     for group in groups.values():
         run = group[0].run
-        name = run.arm or run.optimizer
+        name = run.variant or run.optimizer
         while name in taken:
             name += "'"
         taken.add(name)
@@ -255,14 +256,14 @@ def _free(comparison: Comparison, name: str, records: Sequence[Record]) -> Serie
 
 def _differing(comparison: Comparison, run: Run) -> str:
     """Return in what a run differs from those of the preset, learning rate and seed apart."""
-    arm = Arm(run.arm, run.arm, run.optimizer, lr_grid=(run.lr,), default_lr=run.lr)
+    variant = Variant(run.variant, run.variant, run.optimizer, lr_grid=(run.lr,), default_lr=run.lr)
     try:
-        usual = asdict(comparison.run(arm, run.lr, run.seed))
+        usual = asdict(comparison.run(variant, run.lr, run.seed))
     except (ValueError, ImportError, OSError):
         usual = asdict(run) | {"optimizer_options": {}}
     told = []
     for key, value in asdict(run).items():
-        if key in ("arm", "preset", "data_name", "data_digest") or value == usual[key]:
+        if key in ("variant", "preset", "data_name", "data_digest") or value == usual[key]:
             continue
         if isinstance(value, Mapping):
             other = usual[key] or {}

@@ -9,7 +9,7 @@ from nero_lab.analysis import interactive, table
 from nero_lab.analysis.claims import Claim
 from nero_lab.analysis.measured import Measured, Series
 from nero_lab.analysis.verdicts import Answer
-from nero_lab.experiments.runs import Record
+from nero_lab.records.store import Record
 
 
 def results_page(

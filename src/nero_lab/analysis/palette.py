@@ -1,4 +1,4 @@
-"""How each arm looks in pictures: the same in Matplotlib's and Plotly's."""
+"""How each variant looks in pictures: the same in Matplotlib's and Plotly's."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _MATPLOTLIB = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 
 @dataclass(frozen=True)
 class Style:
-    """Colour and dashes of an arm's line."""
+    """Colour and dashes of a variant's line."""
 
     colour: str
     dash: str
@@ -39,10 +39,10 @@ class Style:
 
 
 def styles(series: Sequence[Series]) -> dict[str, Style]:
-    """Return a style for each arm, by its name.
+    """Return a style for each variant, by its name.
 
-    An optimiser keeps its colour in all figures, and its further arms get other dashes. Where
-    there is one optimiser alone, its arms get colours instead.
+    An optimiser keeps its colour in all figures, and its further variants get other dashes. Where
+    there is one optimiser alone, its variants get colours instead.
     """
     optimizers = list(dict.fromkeys(each.optimizer for each in series))
     if len(optimizers) == 1:

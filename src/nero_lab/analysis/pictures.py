@@ -5,6 +5,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from nero_lab.analysis.catalogue import by_figure
+from nero_lab.analysis.catalogue import measured as all_measured
 from nero_lab.analysis.curves import (
     COLUMNS,
     Curve,
@@ -19,13 +21,15 @@ from nero_lab.analysis.curves import (
 from nero_lab.analysis.measured import Measured
 from nero_lab.analysis.palette import Style, styles
 from nero_lab.analysis.table import headline
+from nero_lab.records.store import Records
+from nero_lab.sweeps.comparison import Comparison
 
 _MARGIN = 1.07
 """How much wider than its curves a panel is, for the published figures beside them."""
 
 
 def save_figure(rows: Sequence[Measured], paths: Sequence[Path]) -> None:
-    """Draw curves out of the box and at the best rate, and the metric by learning rate.
+    """Draw curves at the default and at the best rate, and the metric by learning rate.
 
     Args:
         rows: the experiments of the figure, one row of panels each.
@@ -109,7 +113,7 @@ def _x_label(measured: Measured, drawn: Sequence[Curve]) -> str:
 
 
 def _draw_published(panel: Any, measured: Measured, looks: dict[str, Style]) -> None:
-    """Draw the published figures of each arm as stars at the end of its curve."""
+    """Draw the published figures of each variant as stars at the end of its curve."""
     end = panel.get_xlim()[1] * _MARGIN
     shown = False
     for series in measured.series:
@@ -150,3 +154,17 @@ def _draw_by_lr(
     panel.set_xscale("log")
     panel.set_title("at the end, by learning rate", fontsize=11, loc="left")
     panel.set_xlabel("learning rate")
+
+
+def draw(comparisons: Sequence[Comparison], records: Records, folder: Path) -> list[Path]:
+    """Draw the figures of some experiments from their records; return the files.
+
+    A figure has all data sets that its experiments ran on. Those without a record have no picture.
+    """
+    written = []
+    recorded = [each for each in all_measured(comparisons, records) if each.records]
+    for figure, rows in by_figure(recorded).items():
+        paths = [folder / f"{figure}.{ending}" for ending in ("png", "svg")]
+        save_figure(rows, paths)
+        written += paths
+    return written

@@ -1,4 +1,4 @@
-"""What an arm measured at one learning rate: a number for each seed, and how tables tell it."""
+"""What a variant measured at one learning rate: a number for each seed, and how tables tell it."""
 
 import math
 from collections.abc import Iterable

@@ -9,9 +9,9 @@ from rich.text import Text
 from nero_lab.analysis import table
 from nero_lab.analysis.catalogue import evidence, measured
 from nero_lab.analysis.claims import answers
-from nero_lab.analysis.comparison import Comparison
 from nero_lab.analysis.page import heading
-from nero_lab.experiments.runs import Records
+from nero_lab.records.store import Records
+from nero_lab.sweeps.comparison import Comparison
 
 _COLOURS = {
     "holds": "green",

@@ -3,17 +3,17 @@
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from nero_lab.analysis.comparison import learned_from
 from nero_lab.analysis.measured import Measured, Series
-from nero_lab.tasks.base import Metric, Published
+from nero_lab.experiments.task import Metric, Published
+from nero_lab.sweeps.comparison import learned_from
 
 
 def headings(measured: Measured) -> tuple[str, ...]:
     """Return the headings."""
     test = f"test {measured.metric.name}"
     return (
-        "arm",
-        "lr out of the box",
+        "variant",
+        "default lr",
         test,
         "best lr of grid",
         test,
@@ -24,7 +24,7 @@ def headings(measured: Measured) -> tuple[str, ...]:
 
 
 def cells(measured: Measured) -> list[tuple[str, ...]]:
-    """Return the text of every cell, one tuple for each arm, under `headings`."""
+    """Return the text of every cell, one tuple for each variant, under `headings`."""
     return [_row(series) for series in measured.series]
 
 
@@ -34,7 +34,7 @@ def _row(series: Series) -> tuple[str, ...]:
     return (
         series.label,
         "-" if series.default_lr is None else f"{series.default_lr:g}",
-        str(series.out_of_the_box),
+        str(series.at_default),
         "-" if best is None else f"{best:g}",
         "grid not finished" if best is None and series.records else str(series.best),
         _grid(series.lrs),
@@ -57,7 +57,7 @@ def by_lr(measured: Measured) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         for series in measured.series
         if series.records
     ]
-    return ("arm", *(f"{lr:g}" for lr in lrs)), rows
+    return ("variant", *(f"{lr:g}" for lr in lrs)), rows
 
 
 def _at(series: Series, lr: float) -> str:
@@ -130,7 +130,7 @@ def about(measured: Measured) -> list[str]:
     )
     told.append(
         f"Tuned: the learning rate alone, by the {chosen_by} on the first seed, and between the "
-        "winner and the rate out of the box by the mean over seeds. Not tuned: anything else."
+        "winner and the default rate by the mean over seeds. Not tuned: anything else."
     )
     told += _at_the_end_of_the_grid(measured)
     told += _settings(measured)
@@ -148,7 +148,7 @@ def about(measured: Measured) -> list[str]:
 
 
 def _at_the_end_of_the_grid(measured: Measured) -> list[str]:
-    """Return which arms might do better at a rate that was not tried, if any."""
+    """Return which variants might do better at a rate that was not tried, if any."""
     names = [
         f"{series.label} ({series.best_lr:g})"
         for series in measured.series

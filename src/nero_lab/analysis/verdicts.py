@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nero_lab.analysis.comparison import learned_from
 from nero_lab.analysis.measured import Measured, Series
 from nero_lab.analysis.scores import Scores, standing
 from nero_lab.optimizers import OPTIMIZERS
+from nero_lab.sweeps.comparison import learned_from
 
 Verdict = Literal["holds", "holds in part", "does not hold", "not measured"]
 Evidence = Mapping[str, Measured]
@@ -21,7 +21,7 @@ SPREAD = 0.1
 """How far the worst seed may be from the mean, relative to it, for training to count as reliable.
 """
 TUNING = 0.05
-"""How far the rate out of the box may be from the best one, relative to it, to count as tuned."""
+"""How far the default rate may be from the best one, relative to it, to count as tuned."""
 PARTS_OF_OTHERS = ("ablation", "granularity")
 """Experiments whose Nero is figure 6's on VGG-11 again; it is not counted thrice."""
 ENOUGH = 4
@@ -49,7 +49,7 @@ def _all_seeds(series: Series | None, lr: float | None) -> Scores | None:
 
 
 def _best(measured: Measured | None, name: str) -> Scores | None:
-    series = measured.arm(name) if measured else None
+    series = measured.variant(name) if measured else None
     return _all_seeds(series, series.best_lr if series else None)
 
 
@@ -70,7 +70,7 @@ def _counted(good: int, of: int) -> Verdict:
 
 
 def _over_experiments(good: Sequence[bool], experiments: set[str]) -> Verdict:
-    """Return the verdict on a claim about all experiments, by the arms that agree."""
+    """Return the verdict on a claim about all experiments, by the variants that agree."""
     verdict = _counted(sum(good), len(good))
     return "holds in part" if verdict == "holds" and len(experiments) < ENOUGH else verdict
 
@@ -90,7 +90,7 @@ def _near(value: float | None, target: float | None, scores: Scores, within: flo
 
 
 def _cases(evidence: Evidence, optimizer: str) -> Iterator[tuple[Measured, Series]]:
-    """Yield the arms of an optimiser in all experiments; of Nero, those with both constraints."""
+    """Yield the variants of an optimiser in all experiments; Nero's with both constraints."""
     for measured in evidence.values():
         if measured.name not in PARTS_OF_OTHERS:
             for series in measured.series:
@@ -123,7 +123,7 @@ def reliable(evidence: Evidence) -> Answer:
 
 
 def _score(good: Sequence[bool], what: str) -> str:
-    return f"{sum(good)} of {len(good)} arms measured: {what}."
+    return f"{sum(good)} of {len(good)} variants measured: {what}."
 
 
 def untuned(evidence: Evidence) -> Answer:
@@ -135,7 +135,7 @@ def untuned(evidence: Evidence) -> Answer:
             good.append(near)
             experiments.add(measured.name)
             told.append(
-                f"{_on(measured)}, {series.label}: {series.out_of_the_box} at "
+                f"{_on(measured)}, {series.label}: {series.at_default} at "
                 f"{series.default_lr:g}, {series.best} at {series.best_lr:g}"
                 f"{'' if near else ': tuning matters'}."
             )
@@ -151,7 +151,7 @@ def untuned(evidence: Evidence) -> Answer:
 
 
 def _needs_no_tuning(series: Series) -> bool | None:
-    """Return whether the rate out of the box is about as good as the best; None: cannot say."""
+    """Return whether the default rate is about as good as the best; None: cannot say."""
     box, best = _all_seeds(series, series.default_lr), _all_seeds(series, series.best_lr)
     if box is None or best is None or len(series.lrs) < 2 or not _learned(best):
         return None
@@ -162,7 +162,7 @@ def where_others_fail(evidence: Evidence) -> Answer:
     """Return whether Nero trains deep-mlp where Adam and SGD do not."""
     deep = evidence.get("deep-mlp")
     nero = _best(deep, "nero")
-    peers = {name: deep.arm(name) for name in ("sgd", "adam")} if deep else {}
+    peers = {name: deep.variant(name) for name in ("sgd", "adam")} if deep else {}
     if deep is None or nero is None or any(s is None or s.best_lr is None for s in peers.values()):
         return _unmeasured("deep-mlp: Nero, SGD and Adam from default initial weights")
     chance = deep.metric.chance or 0.1
@@ -178,7 +178,7 @@ def where_others_fail(evidence: Evidence) -> Answer:
     controls = []
     for name in ("sgd-kaiming", "adam-kaiming", "sgd-balanced", "adam-balanced"):
         scores = _best(deep, name)
-        series = deep.arm(name)
+        series = deep.variant(name)
         if scores is None or series is None:
             told.append(f"The control {name} is not all in yet.")
             continue
@@ -221,14 +221,14 @@ def small_state(evidence: Evidence) -> Answer:
 def _beats(
     measured: Measured | None, task: str, pairs: Sequence[tuple[str, str]], missing: str
 ) -> Answer:
-    """Judge a claim that the first of each pair of arms beats the second."""
+    """Judge a claim that the first of each pair of variants beats the second."""
     told, standings = [], []
     for one, other in pairs:
         a, b = _best(measured, one), _best(measured, other)
         if measured is None or a is None or b is None:
             return _unmeasured(f"{task}: {missing}")
         standings.append(standing(a, b))
-        labels = [series.label for name in (one, other) if (series := measured.arm(name))]
+        labels = [series.label for name in (one, other) if (series := measured.variant(name))]
         told.append(f"{labels[0]} {a}, {labels[1]} {b}: {standings[-1]}.")
     assert measured is not None
     wins = standings.count("better")
@@ -239,7 +239,7 @@ def _beats(
 def both_constraints(evidence: Evidence) -> Answer:
     """Return how the ablation of the constraints ends."""
     pairs = [("nero", "nero-none"), ("nero", "nero-mean"), ("nero", "nero-norm")]
-    return _beats(evidence.get("ablation"), "ablation", pairs, "all four arms")
+    return _beats(evidence.get("ablation"), "ablation", pairs, "all four variants")
 
 
 def per_neuron(evidence: Evidence) -> Answer:
@@ -250,7 +250,7 @@ def per_neuron(evidence: Evidence) -> Answer:
         ("nero-none", "madam"),
         ("nero-none", "lamb"),
     ]
-    return _beats(evidence.get("granularity"), "granularity", pairs, "all six arms")
+    return _beats(evidence.get("granularity"), "granularity", pairs, "all six variants")
 
 
 def projection(evidence: Evidence) -> Answer:
@@ -280,7 +280,7 @@ def projection(evidence: Evidence) -> Answer:
 
 
 def _training(series: Series, epoch: int) -> Scores:
-    """Return the mean training metric over an epoch, of every seed, at the rate out of the box."""
+    """Return the mean training metric over an epoch, of every seed, at the default rate."""
     records = series.at(series.default_lr)
     columns = [record.result.curves.get(f"train_{series.metric.name}", ()) for record in records]
     return Scores(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import nero
 from nero_lab.bench import memory
 from nero_lab.bench.grids import bytes_text
-from nero_lab.records.store import commit
+from nero_lab.records.environment import commit
 
 # Depth, width, context, vocabulary: 100 million parameters in tensors of at most 9 MiB. One short
 # row of text, so that activations do not hide what is asked about.
@@ -38,7 +38,7 @@ Finish = Callable[[], Any]
 """what a loop calls after backward()"""
 
 
-class Arm(NamedTuple):
+class Variant(NamedTuple):
     """An optimiser: how it steps all parameters at once, and each in the backward pass."""
 
     label: str
@@ -100,21 +100,21 @@ def _nero_in_backward(model: nn.Module) -> Finish:
     return _at_once(optimizer)
 
 
-ARMS: Mapping[str, Arm] = {
-    "adamw": Arm("AdamW fused", lambda m: _at_once(_adamw(m.parameters())), _by_recipe(_adamw)),
-    "sgd": Arm("SGD fused", lambda m: _at_once(_sgd(m.parameters())), _by_recipe(_sgd)),
-    "nero": Arm("Nero", _nero, _nero_in_backward),
+VARIANTS: Mapping[str, Variant] = {
+    "adamw": Variant("AdamW fused", lambda m: _at_once(_adamw(m.parameters())), _by_recipe(_adamw)),
+    "sgd": Variant("SGD fused", lambda m: _at_once(_sgd(m.parameters())), _by_recipe(_sgd)),
+    "nero": Variant("Nero", _nero, _nero_in_backward),
 }
 
 
-def train(arm: str, in_backward: bool, quick: bool) -> int:
+def train(variant: str, in_backward: bool, quick: bool) -> int:
     """Train a model a few steps; returns its number of parameters."""
     from nero_lab.models.gpt import SmallGPT
 
     torch.manual_seed(0)
     depth, width, context, vocabulary = QUICK if quick else FULL
     model = SmallGPT(vocabulary, context, depth, width, heads=width // 64)
-    finish = (ARMS[arm].in_backward if in_backward else ARMS[arm].ordinary)(model)
+    finish = (VARIANTS[variant].in_backward if in_backward else VARIANTS[variant].ordinary)(model)
     text = torch.randint(vocabulary, (1, context + 1))
     for _ in range(STEPS):
         scores: Tensor = model(text[:, :-1])
@@ -123,18 +123,18 @@ def train(arm: str, in_backward: bool, quick: bool) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def train_and_tell(arm: str, in_backward: bool, quick: bool) -> None:
+def train_and_tell(variant: str, in_backward: bool, quick: bool) -> None:
     """Train and print the memory; what the child process does."""
-    train(arm, in_backward, quick=True)  # so that what this imports is there before
+    train(variant, in_backward, quick=True)  # so that what this imports is there before
     gc.collect()
     before = memory.reset_peak()
-    parameters = train(arm, in_backward, quick)
+    parameters = train(variant, in_backward, quick)
     print(json.dumps([parameters, before, memory.peak_resident()]))
 
 
-def measure(arm: str, in_backward: bool, quick: bool) -> Peak:
+def measure(variant: str, in_backward: bool, quick: bool) -> Peak:
     """Return the memory of a process of its own that trains."""
-    arguments = json.dumps({"arm": arm, "in_backward": in_backward, "quick": quick})
+    arguments = json.dumps({"variant": variant, "in_backward": in_backward, "quick": quick})
     command = [sys.executable, "-m", "nero_lab.bench.backward_memory", "--child", arguments]
     child = subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=CHILD_SECONDS
@@ -151,9 +151,9 @@ def markdown(peaks: Mapping[tuple[str, bool], Peak], quick: bool) -> Iterator[st
         yield from ("It was a quick run, of a tiny model: **its figures mean nothing**.", "")
     yield "| optimiser | step | peak of training | above the weights | bytes a parameter |"
     yield "| --- | --- | --- | --- | --- |"
-    for (arm, in_backward), found in peaks.items():
+    for (variant, in_backward), found in peaks.items():
         cells = (
-            ARMS[arm].label,
+            VARIANTS[variant].label,
             "in backward" if in_backward else "ordinary",
             bytes_text(found.training),
             bytes_text(found.training - 4 * found.parameters),
@@ -207,7 +207,7 @@ def main(
         train_and_tell(**json.loads(child))
         return
     console = Console()
-    todo = [(arm, in_backward) for arm in ARMS for in_backward in (False, True)]
+    todo = [(variant, in_backward) for variant in VARIANTS for in_backward in (False, True)]
     try:
         peaks = {
             one: measure(*one, quick)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nero_lab.records.store import finite
+from nero_lab.records.lines import finite
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from nero_lab.bench.scaling import measure_scaling
 from nero_lab.bench.targets import judge
 from nero_lab.bench.training import MODELS, measure_training
 from nero_lab.bench.workloads import DTYPES, FULL, QUICK
-from nero_lab.records.store import commit
+from nero_lab.records.environment import commit
 
 PARTS = (*FULL, "scaling", "training")
 PACKAGES = ("torch", "torchvision", "torchao", "pytorch-optimizer", "nero-optim")

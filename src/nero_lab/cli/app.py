@@ -70,7 +70,7 @@ def demo(
 
     from nero_lab.demo import run_demo
     from nero_lab.presets import PRESETS
-    from nero_lab.sweeps.progress import default_jobs
+    from nero_lab.sweeps.jobs import default_jobs
 
     if preset not in PRESETS:
         raise typer.BadParameter(f"choose from {', '.join(PRESETS)}", param_hint="--preset")

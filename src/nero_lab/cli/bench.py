@@ -53,7 +53,7 @@ def bench(
 
     from nero_lab.bench.measure import Settings
     from nero_lab.bench.run import PARTS, QUICK_SETTINGS, run_bench
-    from nero_lab.sweeps.progress import INTERRUPTED
+    from nero_lab.training.context import INTERRUPTED
 
     chosen = [name.strip() for name in only.split(",") if name.strip()]
     if unknown := [name for name in chosen if name not in PARTS]:

@@ -8,8 +8,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nero_lab.analysis.comparison import Comparison
-    from nero_lab.experiments.runs import Records
+    from nero_lab.records.store import Records
+    from nero_lab.sweeps.comparison import Comparison
     from nero_lab.sweeps.jobs import JobMaker
 
 SHOWN = ("table", "claims", "docs")
@@ -70,7 +70,7 @@ def paper(
     """Run the paper's experiments, and show what they say.
 
     Each optimiser tries its learning rates on the first seed; its best one by validation and the
-    one out of the box are trained on all seeds. What is recorded is not trained again: the same
+    the default one are trained on all seeds. What is recorded is not trained again: the same
     command goes on after Ctrl-C. Cheap experiments come first.
 
     For example:
@@ -88,7 +88,7 @@ def paper(
     from rich.console import Console
 
     from nero_lab.analysis.catalogue import select
-    from nero_lab.experiments.runs import Records
+    from nero_lab.records.store import Records
 
     shown = what[0] if what[0] in SHOWN else None
     names = what[1:] if shown else what
@@ -103,8 +103,8 @@ def paper(
     if shown:
         _show(shown, comparisons, records, out, console)
     else:
+        from nero_lab.sweeps.comparisons import run_paper
         from nero_lab.sweeps.grid import open_pool
-        from nero_lab.sweeps.paper import run_paper
 
         try:
             pool = open_pool(executor, jobs or _default_jobs(), ray_address)
@@ -118,7 +118,7 @@ def paper(
 
 
 def _default_jobs() -> int:
-    from nero_lab.sweeps.progress import default_jobs
+    from nero_lab.sweeps.jobs import default_jobs
 
     return default_jobs()
 
@@ -136,8 +136,8 @@ def _maker(
 def _draw(
     comparisons: "list[Comparison]", records: "Records", folder: Path, console: "Console"
 ) -> None:
+    from nero_lab.analysis.pictures import draw
     from nero_lab.analysis.show import print_tables
-    from nero_lab.sweeps.paper import draw
 
     print_tables(comparisons, records, console)
     for path in draw(comparisons, records, folder):

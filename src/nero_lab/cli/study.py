@@ -130,7 +130,7 @@ def _run(
 
     from nero_lab.data.parts import MissingData
     from nero_lab.studies.run import run_study
-    from nero_lab.sweeps.progress import default_jobs
+    from nero_lab.sweeps.jobs import default_jobs
 
     try:
         study = build({name: str(path.absolute()) for name, path in folders.items()}, quick)

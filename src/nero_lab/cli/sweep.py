@@ -14,8 +14,8 @@ def sweep(
     optimizers: Annotated[
         str,
         typer.Option(
-            help="With commas between: names from `nero optimizers`, arms of the preset, or your "
-            "own (MODULE:CLASS or FILE.py:CLASS). Default: all arms of the preset.",
+            help="With commas between: names from `nero optimizers`, variants of the preset, or "
+            "your own (MODULE:CLASS or FILE.py:CLASS). Default: all variants of the preset.",
             show_default=False,
         ),
     ] = "",
@@ -23,7 +23,7 @@ def sweep(
         str,
         typer.Option(
             help="Learning rates with commas between; or grid: each optimiser's own; or default: "
-            "its out-of-the-box rate."
+            "its default rate."
         ),
     ] = "grid",
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1 and so on.")] = 3,
@@ -70,7 +70,7 @@ def sweep(
 
     from nero_lab.sweeps.grid import Grid, open_pool
     from nero_lab.sweeps.grid import sweep as run_sweep
-    from nero_lab.sweeps.progress import default_jobs
+    from nero_lab.sweeps.jobs import default_jobs
 
     grid = Grid(
         task=task,

@@ -14,7 +14,7 @@ def train(
     optimizer: Annotated[
         str,
         typer.Option(
-            help="A name from `nero optimizers`, an arm of the preset such as adam-kaiming, or "
+            help="A name from `nero optimizers`, a variant of the preset such as adam-kaiming, or "
             "your own: MODULE:CLASS or FILE.py:CLASS."
         ),
     ] = "nero",
@@ -84,12 +84,12 @@ def train(
     """
     from rich.console import Console
 
+    from nero_lab.tasks.table import load_task
     from nero_lab.training.one_run import Wanted, is_first_process, torchrun_devices, train_one
 
     started = torchrun_devices()
     local, nodes = (devices, 1) if started is None else started
     wanted = Wanted(
-        task=task,
         optimizer=optimizer,
         lr=lr,
         preset=preset,
@@ -106,7 +106,13 @@ def train(
         save_every=save_every,
         fresh=fresh,
     )
-    raise typer.Exit(train_one(wanted, Console(quiet=not is_first_process())))
+    console = Console(quiet=not is_first_process())
+    try:
+        loaded = load_task(task)
+    except ValueError as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    raise typer.Exit(train_one(loaded, wanted, console))
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -41,7 +41,7 @@ def folder_digest(files: Sequence[Path]) -> str:
 
 
 class FolderLoader:
-    """Batches of (images, classes) from a folder; see `nero_lab.tasks.base.Loader`.
+    """Batches of (images, classes) from a folder; see `nero_lab.experiments.task.Loader`.
 
     Images are (batch, 3, pixels, pixels). For training, a random part of the image, of 8 to 100 %
     of its area, is scaled to that and mirrored half of the time; for evaluation, the centre is

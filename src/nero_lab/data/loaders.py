@@ -10,7 +10,7 @@ Transform = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class TensorLoader:
-    """Batches from tensors with equally many rows; see `nero_lab.tasks.base.Loader`.
+    """Batches from tensors with equally many rows; see `nero_lab.experiments.task.Loader`.
 
     Args:
         tensors: inputs, then targets, (rows, ...) each.

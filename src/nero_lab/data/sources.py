@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nero_lab.data.cifar import cifar_files, cifar_title
+from nero_lab.data.found import FoundData
 from nero_lab.data.idx import idx_files, idx_title
 from nero_lab.data.image_folder import folder_digest, folder_files, folder_title
 from nero_lab.data.pairs import pair_files, pair_title
 from nero_lab.data.parts import MissingData, digest_files
 from nero_lab.data.text import ANARCHISM
 from nero_lab.data.words import word_files, word_title
-from nero_lab.tasks.base import FoundData
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def _row_of(name: str, factory: object) -> OptimizerSpec:
         lr = float(default)  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError):
         raise ValueError(
-            f"{name} has no default for lr, which is the learning rate out of the box: give it "
+            f"{name} has no default for lr, which is the default learning rate: give it "
             "one, or name an OptimizerSpec that has it"
         ) from None
     return OptimizerSpec(

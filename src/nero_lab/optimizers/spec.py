@@ -42,7 +42,7 @@ class OptimizerSpec:
     """"module:class" or "file.py:class"; imported when it is built, so that listing the table needs
     no torch"""
     default_lr: float
-    """the library's own default: the learning rate out of the box"""
+    """the library's own default: the default learning rate"""
     default_lr_source: str
     lr_grid: tuple[float, ...]
     """the learning rates that are tried; holds default_lr"""

@@ -7,7 +7,7 @@ from typing import Any
 
 from nero_lab.data.fashion_mnist import fashion_mnist_digest
 from nero_lab.data.text import text_digest
-from nero_lab.records.store import RunConfig
+from nero_lab.records.old import RunConfig
 from nero_lab.studies.plan import Arm, Case, Study
 
 BALANCED = {"center": True, "radius": "unit"}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from nero_lab.records.store import RunConfig, RunRecord, RunResult
+from nero_lab.records.old import RunConfig, RunRecord, RunResult
 from nero_lab.sweeps.progress import FindRecord
 from nero_lab.sweeps.selection import best_lr
 from nero_lab.tasks import TASKS, TaskInfo

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nero_lab.records.store import RunConfig
+from nero_lab.records.old import RunConfig
 from nero_lab.studies.heads import CONTEXT, LM_BATCH, language_run
 from nero_lab.studies.plan import Arm, Case, Study
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from nero_lab.analysis.scores import Scores
 from nero_lab.optimizers import OPTIMIZERS
-from nero_lab.records.store import RunResult, commit, environment, finite, software
+from nero_lab.records.environment import commit, environment, software
+from nero_lab.records.lines import finite
+from nero_lab.records.old import RunResult
 from nero_lab.studies.plan import Arm, Case, Study
 from nero_lab.sweeps.progress import FindRecord
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from nero_lab.records.store import RecordStore
+from nero_lab.records.old import RecordStore
 from nero_lab.studies.plan import Study
 from nero_lab.studies.report import headings, settings, table_cells, table_rows, write_report
 from nero_lab.sweep import RunFailed, WorkerDied
-from nero_lab.sweeps.progress import INTERRUPTED, open_records, train_missing
+from nero_lab.sweeps.progress import open_records, train_missing
 from nero_lab.train import weights_path
+from nero_lab.training.context import INTERRUPTED
 
 
 def run_study(study: Study, out: Path, jobs: int, fresh: bool, console: Console) -> int:

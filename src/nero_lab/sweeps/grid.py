@@ -10,13 +10,14 @@ from typing import Literal
 from rich.console import Console
 
 from nero_lab.data.parts import MissingData
-from nero_lab.experiments.runs import Records, Run, arm_spec, find_arm, plan_run
+from nero_lab.experiments.run import Run, find_variant, plan_run, variant_spec
+from nero_lab.experiments.task import Task
+from nero_lab.records.store import Records
 from nero_lab.sweeps.jobs import JobMaker, Pool, run_jobs
-from nero_lab.sweeps.progress import INTERRUPTED
 from nero_lab.sweeps.view import SweepView, final_table
-from nero_lab.tasks.base import Task
 from nero_lab.tasks.table import load_task
 from nero_lab.training.checkpoints import CheckpointError
+from nero_lab.training.context import INTERRUPTED
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Grid:
 
     task: str
     optimizers: tuple[str, ...]
-    """names of arms or optimisers, or import paths; empty: all arms of the preset"""
+    """names of variants or optimisers, or import paths; empty: all variants of the preset"""
     lrs: tuple[float, ...] | Literal["grid", "default"]
-    """for all optimisers, or each one's own grid, or its out-of-the-box rate alone"""
+    """for all optimisers, or each one's own grid, or its default rate alone"""
     seeds: tuple[int, ...]
     preset: str
 
@@ -42,12 +43,14 @@ class Grid:
             raise ValueError(f"{task.name} has no preset {self.preset!r}; it has: {names}")
         preset = task.presets[self.preset]
         runs = []
-        for name in self.optimizers or [arm.name for arm in preset.arms]:
-            arm = find_arm(preset, name)
-            spec = arm_spec(arm)
+        for name in self.optimizers or [variant.name for variant in preset.variants]:
+            variant = find_variant(preset, name)
+            spec = variant_spec(variant)
             own = {"grid": spec.lr_grid, "default": (spec.default_lr,)}
             lrs = own[self.lrs] if isinstance(self.lrs, str) else self.lrs
-            runs += [plan_run(task, preset, arm, lr, seed) for seed, lr in product(self.seeds, lrs)]
+            runs += [
+                plan_run(task, preset, variant, lr, seed) for seed, lr in product(self.seeds, lrs)
+            ]
         return runs
 
 

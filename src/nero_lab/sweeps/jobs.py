@@ -4,13 +4,15 @@ A worker may die at any moment, killed for want of memory perhaps. Its run then 
 twice at most; the runs of the others are not touched.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from nero_lab.experiments.runs import Record, Records, Result, Run
-from nero_lab.tasks.base import FoundData
+from nero_lab.data.found import FoundData
+from nero_lab.experiments.run import Result, Run
+from nero_lab.records.store import Record, Records
 from nero_lab.tasks.table import load_task
 from nero_lab.training.checkpoints import Checkpoints
 from nero_lab.training.context import Context, Progress
@@ -62,9 +64,17 @@ class Pool(Protocol):
         ...
 
 
+def default_jobs() -> int:
+    """Return how many processes train by default: one per core this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
 def train_job(job: Job, report: Callable[[Progress], None]) -> Result:
     """Train the run of a job in this process, in one thread."""
-    from nero_lab.train import limit_to_one_thread, train_run
+    from nero_lab.training.devices import limit_to_one_thread
+    from nero_lab.training.loop import train_run
 
     limit_to_one_thread()
     context = Context(

@@ -29,7 +29,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nero_lab.train"])
+    context.set_forkserver_preload(["nero_lab.training.loop"])
     return context
 
 

@@ -1,6 +1,5 @@
 """Train what a plan still misses, and show how far it is."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -8,13 +7,10 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from nero_lab.records.store import RecordStore, RunConfig, RunRecord
+from nero_lab.records.old import RecordStore, RunConfig, RunRecord
 from nero_lab.sweep import local_processes, run_sweep, train_in_worker
 
 FindRecord = Callable[[RunConfig], RunRecord | None]
-
-INTERRUPTED = 130
-"""What a shell reports of a program that Ctrl-C ended."""
 
 
 class Runs(Protocol):
@@ -83,10 +79,3 @@ def train_missing(plan: Runs, store: RecordStore, jobs: int, console: Console) -
 
         with local_processes(jobs) as executor:
             run_sweep(lambda: plan.due(store.get), store, executor, train_in_worker, show)
-
-
-def default_jobs() -> int:
-    """Return how many processes train unless told otherwise: one per core this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from nero_lab.experiments.runs import Result
+from nero_lab.experiments.run import Result
 from nero_lab.sweeps.jobs import Event, Job, Work, train_job
 
 _WAIT_SECONDS = 0.5

@@ -32,7 +32,7 @@ def best_lr(
     Args:
         outcomes: by learning rate, the result of each seed; as many for each rate.
         metric: what is compared, and which way it is better.
-        favoured: which rate wins among equals, such as the one out of the box; then the smaller.
+        favoured: which rate wins among equals, such as the default one; then the smaller.
         indifferent: means whose rank is not above this are all equal: differences between runs that
             learned nothing are noise, and choosing by them would only cost further runs.
 

@@ -8,16 +8,17 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from nero_lab.experiments.runs import Records, Run
+from nero_lab.experiments.run import Run
+from nero_lab.experiments.task import Metric
+from nero_lab.records.store import Records
 from nero_lab.sweeps.jobs import Event
-from nero_lab.tasks.base import Metric
 
 _REFRESH_SECONDS = 0.5
 
 
 @dataclass
 class SweepView:
-    """Shows, a row for each task and arm, what is done, what is best and what runs.
+    """Shows, a row for each task and variant, what is done, what is best and what runs.
 
     Args:
         due: all runs known to be needed, on data or not.
@@ -85,17 +86,17 @@ class SweepView:
         table = Table(title=f"{done} of {len(runs)} runs done, {minutes:.1f} minutes")
         for heading in ("task", "optimiser", "done", "best so far", "running"):
             table.add_column(heading)
-        for (task, arm), group in grouped(runs).items():
+        for (task, variant), group in grouped(runs).items():
             records = [record for run in group if (record := self.records.get(run)) is not None]
             table.add_row(
                 task,
-                arm,
+                variant,
                 f"{len(records)}/{len(group)}",
                 self._best(task, [(r.run.lr, r.result) for r in records]),
                 ", ".join(
                     f"lr {run.lr:g} seed {run.seed}: {part:.0%}"
                     for run, part in self._running.values()
-                    if (run.task, run.arm) == (task, arm)
+                    if (run.task, run.variant) == (task, variant)
                 ),
             )
         return table
@@ -116,29 +117,29 @@ class SweepView:
 
 
 def grouped(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Return runs by their task and arm, in the order in which these come."""
+    """Return runs by their task and variant, in the order in which these come."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.task, run.arm), []).append(run)
+        groups.setdefault((run.task, run.variant), []).append(run)
     return groups
 
 
 def final_table(runs: Sequence[Run], records: Records, metric: Metric) -> Table:
-    """Return the test metric of every arm at every learning rate, over the seeds."""
+    """Return the test metric of every variant at every learning rate, over the seeds."""
     table = Table(
         title=f"test {metric.name} ({metric.better} is better), mean over seeds [lowest, highest]",
         title_justify="left",
     )
     for heading in ("optimiser", "lr", f"validation {metric.name}", f"test {metric.name}", "seeds"):
         table.add_column(heading)
-    for (_, arm), group in grouped(runs).items():
+    for (_, variant), group in grouped(runs).items():
         lrs = sorted({run.lr for run in group})
         for lr in lrs:
             found = [records.get(run) for run in group if run.lr == lr]
             results = [record.result for record in found if record is not None]
             diverged = sum(result.status == "diverged" for result in results)
             table.add_row(
-                arm if lr == lrs[0] else "",
+                variant if lr == lrs[0] else "",
                 f"{lr:g}",
                 *(
                     _range([result.metric(split, metric.name) for result in results])

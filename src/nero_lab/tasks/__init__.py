@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nero_lab.tasks.base import ACCURACY, LOSS_PER_TOKEN, Metric
+from nero_lab.experiments.task import ACCURACY, LOSS_PER_TOKEN, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from typing import ClassVar
 
+from nero_lab.experiments.task import Variant
 from nero_lab.tasks import cifar
-from nero_lab.tasks.base import Arm
 
 GRID = (0.01, 0.02, 0.04, 0.06, 0.08, 0.10)
-# Some of the paper's rates, and one below them, since arms won at the lowest of those.
+# Some of the paper's rates, and one below them, since variants won at the lowest of those.
 CPU_GRID = (0.003, 0.01, 0.02, 0.06, 0.10)
 _CONSTRAINTS = (
     ("nero-none", "none"),
@@ -17,13 +17,13 @@ _CONSTRAINTS = (
 )
 
 
-def _arms(grid: tuple[float, ...]) -> tuple[Arm, ...]:
-    return tuple(Arm(name, label, name, grid) for name, label in _CONSTRAINTS)
+def _variants(grid: tuple[float, ...]) -> tuple[Variant, ...]:
+    return tuple(Variant(name, label, name, grid) for name, label in _CONSTRAINTS)
 
 
-PAPER = replace(cifar.PAPER, arms=_arms(GRID), model={"network": "vgg11"})
-CPU = replace(cifar.VGG11_CPU, arms=_arms(CPU_GRID))
-TINY = replace(cifar.TINY, arms=_arms((0.01,)))
+PAPER = replace(cifar.PAPER, variants=_variants(GRID), model={"network": "vgg11"})
+CPU = replace(cifar.VGG11_CPU, variants=_variants(CPU_GRID))
+TINY = replace(cifar.TINY, variants=_variants((0.01,)))
 
 
 class Ablation(cifar.Cifar):

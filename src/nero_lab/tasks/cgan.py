@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from nero_lab.data.draw import draw_rows
+from nero_lab.data.found import FoundData
 from nero_lab.data.images import read_images
 from nero_lab.data.loaders import TensorLoader
 from nero_lab.data.sources import find_source
+from nero_lab.experiments.schedule import Schedule
+from nero_lab.experiments.task import Data, Loader, Metric, Preset, Task, Update, Variant
 from nero_lab.models.gan import GAN
-from nero_lab.tasks.base import Arm, Data, FoundData, Loader, Metric, Preset, Task, Update
-from nero_lab.tasks.schedule import Schedule
 
 if TYPE_CHECKING:
     from torchmetrics.image.fid import FrechetInceptionDistance
@@ -30,11 +31,11 @@ _GROUPS: Mapping[str, Any] = {
     }
 }
 
-_ARMS = (
-    Arm("nero", "Nero", "nero", _GRID),
-    Arm("sgd", "SGD", "sgd", _GRID, optimizer_options={"momentum": 0.0}),
-    Arm("adam", "Adam", "adam", _GRID, optimizer_options={"betas": [0.0, 0.999]}),
-    Arm("lamb", "LAMB", "lamb", _GRID),
+_VARIANTS = (
+    Variant("nero", "Nero", "nero", _GRID),
+    Variant("sgd", "SGD", "sgd", _GRID, optimizer_options={"momentum": 0.0}),
+    Variant("adam", "Adam", "adam", _GRID, optimizer_options={"betas": [0.0, 0.999]}),
+    Variant("lamb", "LAMB", "lamb", _GRID),
 )
 
 PAPER = Preset(
@@ -42,7 +43,7 @@ PAPER = Preset(
     epochs=120,
     batch_size=256,
     schedule=Schedule("milestones", gamma=0.1, milestones=(100,)),
-    arms=_ARMS,
+    variants=_VARIANTS,
     model={"base": 64, "class_features": 128, "size": 32, "channels": 3},
     data={"features": "inception"},
     groups=_GROUPS,
@@ -77,7 +78,7 @@ TINY = replace(
     epochs=2,
     batch_size=16,
     schedule=Schedule("milestones", gamma=0.1, milestones=(1,)),
-    arms=_ARMS[:2],
+    variants=_VARIANTS[:2],
     seeds=(0, 1),
     model={"base": 2, "class_features": 4, "size": 16, "channels": 1},
     data={**CPU.data, "train_size": 48, "val_size": 32, "test_size": 32, "classifier_steps": 20},

@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from nero_lab.experiments.schedule import Schedule
+from nero_lab.experiments.task import Preset
 from nero_lab.models.resnet import ResNet18
 from nero_lab.models.vgg11 import VGG11
-from nero_lab.tasks.arms import on_model, standard_arms, with_grids
-from nero_lab.tasks.base import Preset
 from nero_lab.tasks.images import ImageTask
-from nero_lab.tasks.schedule import Schedule
+from nero_lab.tasks.variants import on_model, standard_variants, with_grids
 
 _NETWORKS = {"vgg11": VGG11, "resnet18": ResNet18}
 _CPU_GRIDS = {
@@ -21,9 +21,9 @@ _CPU_GRIDS = {
     "lamb": (1e-3, 1e-2, 1e-1),
 }
 
-_ARMS = (
-    *on_model(standard_arms(), "vgg11", "VGG-11", network="vgg11"),
-    *on_model(standard_arms(), "resnet18", "ResNet-18", network="resnet18"),
+_VARIANTS = (
+    *on_model(standard_variants(), "vgg11", "VGG-11", network="vgg11"),
+    *on_model(standard_variants(), "resnet18", "ResNet-18", network="resnet18"),
 )
 
 PAPER = Preset(
@@ -31,7 +31,7 @@ PAPER = Preset(
     epochs=200,
     batch_size=128,
     schedule=Schedule("milestones", gamma=0.2, milestones=(100, 150, 180), warmup_epochs=5),
-    arms=_ARMS,
+    variants=_VARIANTS,
     data={"train_size": None, "val_size": 0},
 )
 
@@ -41,7 +41,7 @@ CPU = replace(
     name="cpu",
     epochs=12,
     schedule=Schedule("milestones", gamma=0.2, milestones=(6, 9, 10.8), warmup_epochs=0.3),
-    arms=with_grids(_ARMS, _CPU_GRIDS),
+    variants=with_grids(_VARIANTS, _CPU_GRIDS),
     model={"width": 0.125},
     data={"train_size": 5_000, "val_size": 2_000},
     left_out="Networks of an eighth of the width, 5,000 training images and 12 epochs, with the "
@@ -62,7 +62,7 @@ TINY = replace(
     epochs=1,
     batch_size=20,
     schedule=Schedule("milestones", gamma=0.2, milestones=(0.5,), warmup_epochs=0.5),
-    arms=(CPU.arms[0], CPU.arms[5]),
+    variants=(CPU.variants[0], CPU.variants[5]),
     seeds=(0, 1),
     model={"width": 0.0625},
     data={"train_size": 60, "val_size": 20, "test_size": 20},

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from nero_lab.experiments.schedule import Schedule
+from nero_lab.experiments.task import Preset, Published, Variant
 from nero_lab.models.normalised_mlp import NormalisedMLP
-from nero_lab.tasks.base import Arm, Preset, Published
 from nero_lab.tasks.images import ImageTask
-from nero_lab.tasks.schedule import Schedule
 
 _LR = 0.01
 
@@ -24,10 +24,10 @@ def _published(first_epoch: float, fifth_epoch: float) -> tuple[Published, ...]:
     )
 
 
-def _arm(optimizer: str, scale: float, published: tuple[Published, ...] = ()) -> Arm:
+def _variant(optimizer: str, scale: float, published: tuple[Published, ...] = ()) -> Variant:
     reparameterised = optimizer == "adam"
     how = "Adam, reparameterised" if reparameterised else "Nero, projected"
-    return Arm(
+    return Variant(
         name=f"{optimizer}-{scale:g}",
         label=f"{how}, s = {scale:g}",
         optimizer=optimizer,
@@ -38,11 +38,11 @@ def _arm(optimizer: str, scale: float, published: tuple[Published, ...] = ()) ->
     )
 
 
-_ARMS = (
-    _arm("adam", 1.0, _published(0.942, 0.992)),
-    _arm("adam", 100.0, _published(0.55, 0.922)),
-    _arm("nero", 1.0),
-    _arm("nero", 100.0),
+_VARIANTS = (
+    _variant("adam", 1.0, _published(0.942, 0.992)),
+    _variant("adam", 100.0, _published(0.55, 0.922)),
+    _variant("nero", 1.0),
+    _variant("nero", 100.0),
 )
 
 PAPER = Preset(
@@ -50,7 +50,7 @@ PAPER = Preset(
     epochs=5,
     batch_size=250,
     schedule=Schedule(),
-    arms=_ARMS,
+    variants=_VARIANTS,
     model={"depth": 5, "width": 784},
     data={"train_size": None, "val_size": 0},
 )
@@ -58,7 +58,7 @@ PAPER = Preset(
 CPU = replace(
     PAPER,
     name="cpu",
-    arms=tuple(replace(arm, lr_grid=(1e-3, 1e-2, 1e-1)) for arm in _ARMS),
+    variants=tuple(replace(variant, lr_grid=(1e-3, 1e-2, 1e-1)) for variant in _VARIANTS),
     model={"depth": 5, "width": 256},
     data={"train_size": 50_000, "val_size": 10_000},
     left_out="Hidden width 256 instead of 784; 10,000 training images are held out.",
@@ -69,7 +69,7 @@ TINY = replace(
     name="tiny",
     epochs=2,
     batch_size=20,
-    arms=(_ARMS[1], _ARMS[2]),
+    variants=(_VARIANTS[1], _VARIANTS[2]),
     seeds=(0, 1),
     model={"depth": 3, "width": 16},
     data={"train_size": 60, "val_size": 20, "test_size": 20},

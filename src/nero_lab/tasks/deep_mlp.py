@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from nero_lab.experiments.schedule import Schedule
+from nero_lab.experiments.task import Preset, Published, Variant
 from nero_lab.models.mlp import PlainMLP
-from nero_lab.tasks.base import Arm, Preset, Published
 from nero_lab.tasks.images import ImageTask
-from nero_lab.tasks.schedule import Schedule
 
 _GRID = (1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -32,14 +32,14 @@ def _by_lr(*train: float) -> tuple[Published, ...]:
 
 # Nothing is said of a warm-up or momentum in the paper, and SGD has none in its figures.
 _DEFAULT = (
-    Arm(
+    Variant(
         "nero",
         "Nero",
         "nero",
         _GRID,
         published=_published(1e-3, 0.893, 0.910, 0.837) + _by_lr(0.943, 0.958, 0.208, 0.104),
     ),
-    Arm(
+    Variant(
         "sgd",
         "SGD",
         "sgd",
@@ -47,14 +47,14 @@ _DEFAULT = (
         optimizer_options={"momentum": 0.0},
         published=_published(1e-1, 0.1135) + _by_lr(0.098, 0.112, 0.112, 0.112),
     ),
-    Arm(
+    Variant(
         "adam",
         "Adam",
         "adam",
         _GRID,
         published=_published(1e-3, 0.1135) + _by_lr(0.112, 0.112, 0.112, 0.099),
     ),
-    Arm(
+    Variant(
         "lamb",
         "LAMB",
         "lamb",
@@ -64,29 +64,29 @@ _DEFAULT = (
 )
 
 
-def _from(init: str, names: tuple[str, ...]) -> tuple[Arm, ...]:
-    """Return arms from other initial weights, which the paper has no figures of."""
+def _from(init: str, names: tuple[str, ...]) -> tuple[Variant, ...]:
+    """Return variants from other initial weights, which the paper has no figures of."""
     return tuple(
         replace(
-            arm,
-            name=f"{arm.name}-{init}",
-            label=f"{arm.label}, {init} weights",
+            variant,
+            name=f"{variant.name}-{init}",
+            label=f"{variant.label}, {init} weights",
             model={"init": init},
             published=(),
         )
-        for arm in _DEFAULT
-        if arm.name in names
+        for variant in _DEFAULT
+        if variant.name in names
     )
 
 
-_ARMS = (*_DEFAULT, *_from("kaiming", ("sgd", "adam")), *_from("balanced", ("sgd", "adam")))
+_VARIANTS = (*_DEFAULT, *_from("kaiming", ("sgd", "adam")), *_from("balanced", ("sgd", "adam")))
 
 PAPER = Preset(
     name="paper",
     epochs=50,
     batch_size=250,
     schedule=Schedule("exponential", gamma=0.9),
-    arms=_ARMS,
+    variants=_VARIANTS,
     model={"depth": 100, "width": 784},
     data={"train_size": None, "val_size": 0},
 )
@@ -109,7 +109,7 @@ TINY = replace(
     name="tiny",
     epochs=2,
     batch_size=50,
-    arms=_ARMS[:2],
+    variants=_VARIANTS[:2],
     seeds=(0, 1),
     model={"depth": 3, "width": 16},
     data={"train_size": 200, "val_size": 100, "test_size": 100},

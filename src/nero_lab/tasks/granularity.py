@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import ClassVar
 
+from nero_lab.experiments.task import Variant
 from nero_lab.tasks import cifar
 from nero_lab.tasks.ablation import CPU_GRID, GRID
-from nero_lab.tasks.base import Arm
 
 _OPTIMIZERS = (
     ("nero-none", "per neuron (Nero), free"),
@@ -17,24 +17,26 @@ _OPTIMIZERS = (
 )
 
 
-def _arms(grid: tuple[float, ...]) -> tuple[Arm, ...]:
-    return tuple(Arm(name, label, name, grid) for name, label in _OPTIMIZERS)
+def _variants(grid: tuple[float, ...]) -> tuple[Variant, ...]:
+    return tuple(Variant(name, label, name, grid) for name, label in _OPTIMIZERS)
 
 
-def _with_library_rates(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+def _with_library_rates(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
     """Let LAMB try its library's own learning rate too, which the paper's grid leaves out."""
     return tuple(
-        replace(arm, lr_grid=(1e-3, *(arm.lr_grid or ()))) if "lamb" in arm.name else arm
-        for arm in arms
+        replace(variant, lr_grid=(1e-3, *(variant.lr_grid or ())))
+        if "lamb" in variant.name
+        else variant
+        for variant in variants
     )
 
 
-PAPER = replace(cifar.PAPER, arms=_arms(GRID), model={"network": "vgg11"})
+PAPER = replace(cifar.PAPER, variants=_variants(GRID), model={"network": "vgg11"})
 CPU = replace(
     cifar.VGG11_CPU,
-    arms=_with_library_rates(_arms(CPU_GRID)),
+    variants=_with_library_rates(_variants(CPU_GRID)),
 )
-TINY = replace(cifar.TINY, arms=_arms((0.01,)))
+TINY = replace(cifar.TINY, variants=_variants((0.01,)))
 
 
 class Granularity(cifar.Cifar):

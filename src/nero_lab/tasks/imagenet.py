@@ -7,16 +7,17 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from nero_lab.data.found import FoundData
 from nero_lab.data.image_folder import FolderLoader
 from nero_lab.data.sources import find_source
+from nero_lab.experiments.schedule import Schedule
+from nero_lab.experiments.task import Classification, Data, Preset, Variant
 from nero_lab.models.resnet import bottleneck_resnet
-from nero_lab.tasks.base import Arm, Classification, Data, FoundData, Preset
-from nero_lab.tasks.schedule import Schedule
 
 _EVAL_ROWS = 200
-_ARMS = (
-    Arm("nero", "Nero", "nero", (0.01,), groups={"head": "fc"}),
-    Arm(
+_VARIANTS = (
+    Variant("nero", "Nero", "nero", (0.01,), groups={"head": "fc"}),
+    Variant(
         "sgd-decay",
         "SGD, weight decay 1e-4",
         "sgd",
@@ -24,7 +25,7 @@ _ARMS = (
         default_lr=0.1,
         optimizer_options={"momentum": 0.9, "weight_decay": 1e-4},
     ),
-    Arm(
+    Variant(
         "sgd",
         "SGD, no weight decay",
         "sgd",
@@ -39,7 +40,7 @@ PAPER = Preset(
     epochs=90,
     batch_size=400,
     schedule=Schedule("cosine"),
-    arms=_ARMS,
+    variants=_VARIANTS,
     seeds=(0,),
     model={"classes": 1000, "blocks": (3, 4, 6, 3)},
     data={"pixels": 224, "workers": 8, "val_share": 0.0},
@@ -61,7 +62,7 @@ TINY = replace(
     name="tiny",
     epochs=1,
     batch_size=8,
-    arms=_ARMS[:2],
+    variants=_VARIANTS[:2],
     seeds=(0, 1),
     model={"classes": 10, "blocks": (1, 1, 1, 1)},
     left_out="Far too small to compare anything; for tests.",

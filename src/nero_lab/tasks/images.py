@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from nero_lab.data.found import FoundData
 from nero_lab.data.images import crop_and_flip, load_images
 from nero_lab.data.loaders import TensorLoader
 from nero_lab.data.parts import Split
 from nero_lab.data.sources import find_source
-from nero_lab.tasks.base import ACCURACY, Classification, Data, FoundData
+from nero_lab.experiments.task import ACCURACY, Classification, Data
 
 _EVAL_ROWS = 500
 _TRAIN_EVAL_ROWS = 2000

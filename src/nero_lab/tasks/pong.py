@@ -4,23 +4,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nero_lab.data.found import FoundData
 from nero_lab.data.parts import digest_files
-from nero_lab.tasks.base import Arm, FoundData, Metric, Preset, Task
-from nero_lab.tasks.schedule import Schedule
+from nero_lab.experiments.schedule import Schedule
+from nero_lab.experiments.task import Metric, Preset, Task, Variant
 
 if TYPE_CHECKING:
-    from nero_lab.experiments.runs import Result, Run
+    from nero_lab.experiments.run import Result, Run
     from nero_lab.training.context import Context
 
 _GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
-def _arms(nero: Any, sgd: Any, adam: Any, lamb: Any) -> tuple[Arm, ...]:
+def _variants(nero: Any, sgd: Any, adam: Any, lamb: Any) -> tuple[Variant, ...]:
     return (
-        Arm("nero", "Nero", "nero", nero),
-        Arm("sgd", "SGD", "sgd", sgd, optimizer_options={"momentum": 0.0}),
-        Arm("adam", "Adam", "adam", adam),
-        Arm("lamb", "LAMB", "lamb", lamb),
+        Variant("nero", "Nero", "nero", nero),
+        Variant("sgd", "SGD", "sgd", sgd, optimizer_options={"momentum": 0.0}),
+        Variant("adam", "Adam", "adam", adam),
+        Variant("lamb", "LAMB", "lamb", lamb),
     )
 
 
@@ -30,7 +31,7 @@ PAPER = Preset(
     epochs=4882,
     batch_size=256,
     schedule=Schedule("linear"),
-    arms=_arms(_GRID, _GRID, _GRID, _GRID),
+    variants=_variants(_GRID, _GRID, _GRID, _GRID),
     model={"channels": 32, "features_dim": 512},
     data={"game": "PongNoFrameskip-v4", "games": 8, "steps": 128},
     # Discount, GAE and the number of passes are PPO's customary ones for Atari games.
@@ -51,13 +52,13 @@ CPU = replace(
     PAPER,
     name="cpu",
     epochs=60,
-    # Out of the box, and what the paper found best: Nero 0.01, SGD 0.1, Adam 1e-4, LAMB 1e-3.
-    arms=_arms((1e-2,), (1e-3, 1e-1), (1e-4, 1e-3), (1e-3,)),
+    # The default, and what the paper found best: Nero 0.01, SGD 0.1, Adam 1e-4, LAMB 1e-3.
+    variants=_variants((1e-2,), (1e-3, 1e-1), (1e-4, 1e-3), (1e-3,)),
     model={"channels": 8, "features_dim": 128},
     eval_every=5,
     left_out="61,440 steps instead of 5 million, and a network a quarter as wide. Pong takes about "
     "a million steps to learn: nothing here plays it, and what differs between optimisers is how "
-    "the first of it goes. For each only the learning rates out of the box and of the paper.",
+    "the first of it goes. For each only the default learning rates and of the paper.",
 )
 
 TINY = replace(
@@ -65,7 +66,7 @@ TINY = replace(
     name="tiny",
     epochs=3,
     batch_size=16,
-    arms=_arms((1e-2,), (1e-3,), (1e-3,), (1e-3,))[:2],
+    variants=_variants((1e-2,), (1e-3,), (1e-3,), (1e-3,))[:2],
     seeds=(0, 1),
     model={"channels": 2, "features_dim": 8},
     data={"game": "PongNoFrameskip-v4", "games": 2, "steps": 32},

@@ -3,8 +3,8 @@
 import inspect
 from collections.abc import Mapping
 
+from nero_lab.experiments.task import Task
 from nero_lab.plugins.load import is_import_path, load_module, load_object
-from nero_lab.tasks.base import Task
 
 PAPER_TASKS: Mapping[str, str] = {
     "ablation": "nero_lab.tasks.ablation:Ablation",
@@ -43,7 +43,7 @@ def load_task(name: str) -> Task:
             "or give your own as FILE.py or MODULE:CLASS"
         )
     if not (inspect.isclass(found) and issubclass(found, Task)):
-        raise ValueError(f"{name} is no class under nero_lab.tasks.base.Task")
+        raise ValueError(f"{name} is no class under nero_lab.experiments.task.Task")
     return found()
 
 

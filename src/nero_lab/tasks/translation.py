@@ -11,14 +11,15 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from nero_lab.data.found import FoundData
 from nero_lab.data.loaders import TensorLoader
 from nero_lab.data.pairs import PADDING, load_pairs, trim
 from nero_lab.data.parts import Split
 from nero_lab.data.sources import find_source
+from nero_lab.experiments.schedule import Schedule
+from nero_lab.experiments.task import PERPLEXITY, Data, Loader, Preset, Published, Task
 from nero_lab.models.translator import Translator
-from nero_lab.tasks.arms import standard_arms, with_grids
-from nero_lab.tasks.base import PERPLEXITY, Data, FoundData, Loader, Preset, Published, Task
-from nero_lab.tasks.schedule import Schedule
+from nero_lab.tasks.variants import standard_variants, with_grids
 from nero_lab.tasks.wikitext2 import with_perplexity
 
 _EVAL_ROWS = 100
@@ -35,7 +36,7 @@ def _published(lr: float, *perplexities: float) -> tuple[Published, ...]:
     )
 
 
-_ARMS = standard_arms(
+_VARIANTS = standard_variants(
     published={
         "nero": (
             *_published(1e-3, 12.28, 9.65, 12.12),
@@ -60,7 +61,7 @@ PAPER = Preset(
     batch_size=128,
     # The paper says "linear warm-up, then linear warm-down", and not where one ends: half way here.
     schedule=Schedule("linear", warmup_epochs=50),
-    arms=_ARMS,
+    variants=_VARIANTS,
     model={"vocabulary": 10_000, "depth": 6, "width": 512, "heads": 8, "hidden": 2048},
     data={"vocabulary": 10_000, "min_count": 3},
     loss={"label_smoothing": 0.1},
@@ -72,7 +73,7 @@ CPU = replace(
     epochs=6,
     batch_size=32,
     schedule=Schedule("linear", warmup_epochs=3),
-    arms=with_grids(_ARMS, _CPU_GRIDS),
+    variants=with_grids(_VARIANTS, _CPU_GRIDS),
     model={"vocabulary": 2_000, "depth": 2, "width": 64, "heads": 4, "hidden": 256},
     data={"vocabulary": 2_000, "min_count": 3, "train_size": 4_000},
     left_out="2 + 2 layers of width 64, 4,000 pairs to learn from in batches of 32, the 2,000 most "
@@ -85,7 +86,7 @@ TINY = replace(
     epochs=2,
     batch_size=8,
     schedule=Schedule("linear", warmup_epochs=1),
-    arms=CPU.arms[:2],
+    variants=CPU.variants[:2],
     seeds=(0, 1),
     model={"vocabulary": 60, "depth": 1, "width": 16, "heads": 2, "hidden": 32},
     data={"vocabulary": 60, "min_count": 1, "train_size": 24, "eval_size": 8},

@@ -9,18 +9,19 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from nero_lab.data.found import FoundData
 from nero_lab.data.loaders import TensorLoader
 from nero_lab.data.sources import find_source
 from nero_lab.data.words import load_words, rows_of_streams
+from nero_lab.experiments.schedule import Schedule
+from nero_lab.experiments.task import PERPLEXITY, Data, Loader, Preset, Task
 from nero_lab.models.word_lm import WordLM
-from nero_lab.tasks.arms import standard_arms, with_grids
-from nero_lab.tasks.base import PERPLEXITY, Data, FoundData, Loader, Preset, Task
-from nero_lab.tasks.schedule import Schedule
+from nero_lab.tasks.variants import standard_variants, with_grids
 
 _EVAL_STREAMS = 10
 _TRAIN_EVAL_WORDS = 20_000
 """Words of the training part that are evaluated once training is over."""
-_ARMS = standard_arms(groups={"head": "head"})
+_VARIANTS = standard_variants(groups={"head": "head"})
 _CPU_GRIDS = {
     "nero": (1e-3, 1e-2, 1e-1),
     "sgd": (1e-3, 1e-1, 1.0),
@@ -33,7 +34,7 @@ PAPER = Preset(
     epochs=20,
     batch_size=20,
     schedule=Schedule("milestones", gamma=0.1, milestones=(10,)),
-    arms=_ARMS,
+    variants=_VARIANTS,
     # Enough for every word of WikiText-2, and as many as it has.
     model={"vocabulary": 33_278, "context": 35, "depth": 2, "width": 200},
     data={"vocabulary": 33_278, "context": 35},
@@ -45,7 +46,7 @@ CPU = replace(
     name="cpu",
     epochs=6,
     schedule=Schedule("milestones", gamma=0.1, milestones=(3,)),
-    arms=with_grids(_ARMS, _CPU_GRIDS),
+    variants=with_grids(_VARIANTS, _CPU_GRIDS),
     model={"vocabulary": 4_000, "context": 35, "depth": 2, "width": 100},
     data={"vocabulary": 4_000, "context": 35, "train_words": 80_000, "eval_words": 20_000},
     left_out="Width 100 instead of 200, 80,000 words to learn from and the 4,000 most frequent "
@@ -58,7 +59,7 @@ TINY = replace(
     epochs=2,
     batch_size=4,
     schedule=Schedule("milestones", gamma=0.1, milestones=(1,)),
-    arms=CPU.arms[:2],
+    variants=CPU.variants[:2],
     seeds=(0, 1),
     model={"vocabulary": 60, "context": 8, "depth": 2, "width": 16},
     data={"vocabulary": 60, "context": 8, "train_words": 400, "eval_words": 200},

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from nero_lab.experiments.runs import Run
+from nero_lab.experiments.run import Run
+
+INTERRUPTED = 130
+"""What a shell reports of a program that Ctrl-C ended."""
 
 
 class Stopped(Exception):

@@ -7,7 +7,7 @@ and curves, and the batches of a step depend on the seed and the step alone.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nero_lab.experiments.runs import Result, Run
+from nero_lab.experiments.run import Result, Run
+from nero_lab.experiments.schedule import Schedule, warmup_factor
+from nero_lab.experiments.task import Data, Loader, Task
 from nero_lab.optimizers import find_optimizer
-from nero_lab.tasks.base import Data, Loader, Task
-from nero_lab.tasks.schedule import Schedule, warmup_factor
 from nero_lab.training.checkpoints import (
     CheckpointError,
     Checkpoints,
@@ -338,3 +338,14 @@ class Loop:
         else:
             # Another number of devices: the epoch's means start anew, and dropout draws others.
             self.state.rows, self.state.sums = 0, {}
+
+
+def train_run(task: Task, run: Run, context: Context) -> Result:
+    """Train one run of a task, going on from its last checkpoint if it has one.
+
+    Raises:
+        Stopped: it was asked to stop.
+        CheckpointError: a checkpoint could not be written.
+    """
+    own: Callable[[Run, Context], Result] | None = getattr(task, "run", None)
+    return Loop(task, run, context).fit() if own is None else own(run, context)

@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
+from nero_lab.data.found import FoundData
 from nero_lab.data.parts import MissingData
-from nero_lab.experiments.runs import Record, Records, Result, Run, arm_spec, find_arm, plan_run
-from nero_lab.sweeps.progress import INTERRUPTED
-from nero_lab.tasks.base import FoundData, Task
-from nero_lab.tasks.table import load_task
-from nero_lab.train import train_run
+from nero_lab.experiments.run import Result, Run, find_variant, plan_run, variant_spec
+from nero_lab.experiments.task import Task
+from nero_lab.records.store import Record, Records
 from nero_lab.training.checkpoints import CheckpointError, Checkpoints
-from nero_lab.training.context import Context, Progress, Stopped, stop_on_signals
+from nero_lab.training.context import INTERRUPTED, Context, Progress, Stopped, stop_on_signals
+from nero_lab.training.loop import train_run
 
 _LINE_SECONDS = 10.0
 """Where there is no terminal, the least time between two lines of progress."""
@@ -33,7 +33,6 @@ _LINE_SECONDS = 10.0
 class Wanted:
     """What was asked for at the command line."""
 
-    task: str
     optimizer: str
     lr: float | None
     preset: str
@@ -64,8 +63,8 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
-def train_one(wanted: Wanted, console: Console) -> int:
-    """Train one run, or go on with it, and record it.
+def train_one(task: Task, wanted: Wanted, console: Console) -> int:
+    """Train one run of a task, or go on with it, and record it.
 
     Returns:
         The exit code: 0, also where SIGTERM stopped it; 1 after an error; 130 after Ctrl-C.
@@ -73,7 +72,7 @@ def train_one(wanted: Wanted, console: Console) -> int:
     stop = threading.Event()
     try:
         with stop_on_signals(stop, (signal.SIGTERM, signal.SIGINT)) as came:
-            return _train(wanted, console, stop, came)
+            return _train(task, wanted, console, stop, came)
     except (MissingData, ValueError, CheckpointError, OSError) as error:
         console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
         return 1
@@ -82,9 +81,10 @@ def train_one(wanted: Wanted, console: Console) -> int:
             torch.distributed.destroy_process_group()
 
 
-def _train(wanted: Wanted, console: Console, stop: threading.Event, came: list[int]) -> int:
+def _train(
+    task: Task, wanted: Wanted, console: Console, stop: threading.Event, came: list[int]
+) -> int:
     _set_threads(wanted)
-    task = load_task(wanted.task)
     run, found = plan(task, wanted)
     records = Records(wanted.out)
     checkpoints = wanted.out / "checkpoints" / run.run_id
@@ -148,9 +148,9 @@ def plan(task: Task, wanted: Wanted) -> tuple[Run, FoundData]:
         names = ", ".join(task.presets)
         raise ValueError(f"{task.name} has no preset {wanted.preset!r}; it has: {names}")
     preset = task.presets[wanted.preset]
-    arm = find_arm(preset, wanted.optimizer)
-    lr = arm_spec(arm).default_lr if wanted.lr is None else wanted.lr
-    run = plan_run(task, preset, arm, lr, wanted.seed)
+    variant = find_variant(preset, wanted.optimizer)
+    lr = variant_spec(variant).default_lr if wanted.lr is None else wanted.lr
+    run = plan_run(task, preset, variant, lr, wanted.seed)
     run = replace(run, precision=wanted.precision, model={**run.model, **wanted.model})
     found = task.find_data(wanted.data, **run.data)
     return run.on(found), found

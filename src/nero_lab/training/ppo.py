@@ -17,10 +17,10 @@ from stable_baselines3.common.vec_env import VecFrameStack
 from torch import nn
 from torch.optim import Optimizer
 
-from nero_lab.experiments.runs import Result, Run
+from nero_lab.experiments.run import Result, Run
+from nero_lab.experiments.schedule import Schedule, warmup_factor
 from nero_lab.models.atari import AtariFeatures
 from nero_lab.optimizers import find_optimizer
-from nero_lab.tasks.schedule import Schedule, warmup_factor
 from nero_lab.training.atari import games_state, make_games, set_games_state
 from nero_lab.training.checkpoints import (
     CheckpointError,

@@ -10,12 +10,12 @@ function showRecord(id) {
   record.scrollIntoView();
 }
 
-// Switch an arm off or on in all panels of its experiment.
-function toggleArm(button) {
+// Switch a variant off or on in all panels of its experiment.
+function toggleVariant(button) {
   const shown = button.getAttribute("aria-pressed") !== "true";
   button.setAttribute("aria-pressed", String(shown));
   for (const plot of button.closest("section").querySelectorAll(".js-plotly-plot")) {
-    const traces = plot.data.flatMap((trace, i) => (trace.meta === button.dataset.arm ? [i] : []));
+    const traces = plot.data.flatMap((trace, i) => (trace.meta === button.dataset.variant ? [i] : []));
     if (traces.length) Plotly.restyle(plot, { visible: shown }, traces);
   }
 }
@@ -24,7 +24,7 @@ function toggleArm(button) {
 for (const plot of document.querySelectorAll(".js-plotly-plot")) Plotly.Plots.resize(plot);
 
 for (const button of document.querySelectorAll(".legend button")) {
-  button.addEventListener("click", () => toggleArm(button));
+  button.addEventListener("click", () => toggleVariant(button));
 }
 for (const plot of document.querySelectorAll(".js-plotly-plot")) {
   plot.on("plotly_click", (event) => {

@@ -1,8 +1,8 @@
-"""Which runs an experiment needs, and which learning rate each of its arms ends up with.
+"""Which runs an experiment needs, and which learning rate each of its variants ends up with.
 
-Every arm tries its grid on the first seed. The rate with the best validation metric there and the
-out-of-the-box rate are then trained on the other seeds too, and the better of these two by the mean
-over all seeds is its best one. No choice looks at the test part, unless the experiment has no
+Every variant tries its grid on the first seed. The rate with the best validation metric there and
+the default rate are then trained on the other seeds too, and the better of these two by the mean
+over all seeds is its best one. The test part decides nothing, unless the experiment has no
 validation part at all.
 """
 
@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from nero_lab.experiments.runs import Record, Run, arm_spec, plan_run
+from nero_lab.experiments.run import Run, plan_run, variant_spec
+from nero_lab.experiments.task import Metric, Preset, Task, Variant
 from nero_lab.optimizers import OptimizerSpec
+from nero_lab.records.store import Record
 from nero_lab.sweeps.selection import best_lr
-from nero_lab.tasks.base import Arm, Metric, Preset, Task
 
 FindRun = Callable[[Run], Record | None]
 
@@ -59,60 +60,60 @@ class Comparison:
     preset: Preset
 
     @property
-    def arms(self) -> tuple[Arm, ...]:
-        """Return the arms, in the order of the table."""
-        return self.preset.arms
+    def variants(self) -> tuple[Variant, ...]:
+        """Return the variants, in the order of the table."""
+        return self.preset.variants
 
-    def spec(self, arm: Arm) -> OptimizerSpec:
-        """Return the row of the arm's optimiser, with what the arm has instead."""
-        return arm_spec(arm)
+    def spec(self, variant: Variant) -> OptimizerSpec:
+        """Return the row of the variant's optimiser, with what the variant has instead."""
+        return variant_spec(variant)
 
-    def lrs(self, arm: Arm) -> tuple[float, ...]:
-        """Return the learning rates that an arm tries: its grid, and the one out of the box."""
-        spec = self.spec(arm)
+    def lrs(self, variant: Variant) -> tuple[float, ...]:
+        """Return the learning rates that a variant tries: its grid, and the default one."""
+        spec = self.spec(variant)
         return tuple(sorted({*spec.lr_grid, spec.default_lr}))
 
-    def run(self, arm: Arm, lr: float, seed: int) -> Run:
+    def run(self, variant: Variant, lr: float, seed: int) -> Run:
         """Return one run, on whatever data."""
-        return plan_run(self.task, self.preset, arm, lr, seed)
+        return plan_run(self.task, self.preset, variant, lr, seed)
 
-    def outcomes(self, arm: Arm, lr: float, find: FindRun) -> list[Outcome]:
+    def outcomes(self, variant: Variant, lr: float, find: FindRun) -> list[Outcome]:
         """Return what is recorded at a learning rate, in the order of the seeds."""
-        found = (find(self.run(arm, lr, seed)) for seed in self.preset.seeds)
+        found = (find(self.run(variant, lr, seed)) for seed in self.preset.seeds)
         return [Outcome.of(record, self.task.metric) for record in found if record is not None]
 
-    def shortlisted_lr(self, arm: Arm, find: FindRun) -> float | None:
+    def shortlisted_lr(self, variant: Variant, find: FindRun) -> float | None:
         """Return the first seed's best rate on validation, None while some are not trained.
 
         A rate at which the run diverged counts below all others. Among equals, and where no rate
-        gets beyond chance, the out-of-the-box rate wins, and then the smaller one.
+        gets beyond chance, the default rate wins, and then the smaller one.
         """
         outcomes = {}
-        for lr in self.lrs(arm):
-            record = find(self.run(arm, lr, self.preset.seeds[0]))
+        for lr in self.lrs(variant):
+            record = find(self.run(variant, lr, self.preset.seeds[0]))
             if record is None:
                 return None
             outcomes[lr] = [Outcome.of(record, self.task.metric)]
-        default = self.spec(arm).default_lr
+        default = self.spec(variant).default_lr
         return best_lr(
             outcomes, self.task.metric, favoured=default, indifferent=learned_from(self.task.metric)
         )
 
-    def chosen_lrs(self, arm: Arm, find: FindRun) -> list[float]:
+    def chosen_lrs(self, variant: Variant, find: FindRun) -> list[float]:
         """Return the rates that are trained on every seed, as far as they are known."""
-        shortlisted = self.shortlisted_lr(arm, find)
-        default = self.spec(arm).default_lr
+        shortlisted = self.shortlisted_lr(variant, find)
+        default = self.spec(variant).default_lr
         return sorted({default, *([] if shortlisted is None else [shortlisted])})
 
-    def best_lr(self, arm: Arm, find: FindRun) -> float | None:
+    def best_lr(self, variant: Variant, find: FindRun) -> float | None:
         """Return the best rate: the shortlisted one, unless all seeds together prefer the default.
 
         None while the grid is not trained.
         """
-        shortlisted = self.shortlisted_lr(arm, find)
+        shortlisted = self.shortlisted_lr(variant, find)
         if shortlisted is None:
             return None
-        outcomes = {lr: self.outcomes(arm, lr, find) for lr in self.chosen_lrs(arm, find)}
+        outcomes = {lr: self.outcomes(variant, lr, find) for lr in self.chosen_lrs(variant, find)}
         if any(len(runs) < len(self.preset.seeds) for runs in outcomes.values()):
             return shortlisted
         return best_lr(outcomes, self.task.metric, favoured=shortlisted)
@@ -120,11 +121,13 @@ class Comparison:
     def due(self, find: FindRun) -> list[Run]:
         """Return every run that is known to be needed, trained or not; grids first."""
         first, *others = self.preset.seeds
-        grids = [self.run(arm, lr, first) for arm in self.arms for lr in self.lrs(arm)]
+        grids = [
+            self.run(variant, lr, first) for variant in self.variants for lr in self.lrs(variant)
+        ]
         repeats = [
-            self.run(arm, lr, seed)
-            for arm in self.arms
-            for lr in self.chosen_lrs(arm, find)
+            self.run(variant, lr, seed)
+            for variant in self.variants
+            for lr in self.chosen_lrs(variant, find)
             for seed in others
         ]
         return grids + repeats
@@ -136,12 +139,12 @@ class Comparison:
     def undecided(self, find: FindRun) -> Iterator[Run]:
         """Yield the most runs that may still turn out to be needed, once the grids are in.
 
-        An arm whose grid is not in yet may find another best rate than the one out of the box, and
-        would train it on the other seeds. Of a grid of one rate nothing is open.
+        A variant whose grid is not in yet may find another best rate than the default, and would
+        train it on the other seeds. Of a grid of one rate nothing is open.
         """
-        for arm in self.arms:
-            lrs, default = self.lrs(arm), self.spec(arm).default_lr
-            if len(lrs) > 1 and self.shortlisted_lr(arm, find) is None:
+        for variant in self.variants:
+            lrs, default = self.lrs(variant), self.spec(variant).default_lr
+            if len(lrs) > 1 and self.shortlisted_lr(variant, find) is None:
                 other = next(lr for lr in lrs if lr != default)
                 for seed in self.preset.seeds[1:]:
-                    yield self.run(arm, other, seed)
+                    yield self.run(variant, other, seed)

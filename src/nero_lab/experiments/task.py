@@ -9,7 +9,7 @@ How to write a task (docs/how-to/own-task.md shows one that runs):
 5. `load_data(found, batch_size, **options)` returns `Data`: loaders for train, val and test.
 6. `build_model(**options)` draws fresh weights from torch's global generator.
 7. `loss(model, batch, **options)` and `evaluate(model, loader)` are all that most need besides.
-8. Options are keywords: `Preset.data`, `.model` (an arm adds its own) and `.loss` hold them.
+8. Options are keywords: `Preset.data`, `.model` (a variant adds its own) and `.loss` hold them.
 9. Two optimisers, as for a GAN: override `trained_modules` and `training_step`.
 10. Not a loop over batches at all (reinforcement learning): write `run(run, context) -> Result`.
 """
@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from nero_lab.tasks.schedule import Schedule
+from nero_lab.data.found import FoundData
+from nero_lab.experiments.schedule import Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,7 +57,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One curve of a figure: an optimiser, under options."""
 
     name: str
@@ -68,7 +69,7 @@ class Arm:
     lr_grid: tuple[float, ...] | None = None
     """the learning rates to try; None: the table's"""
     default_lr: float | None = None
-    """the learning rate out of the box; None: the table's"""
+    """the default learning rate; None: the table's"""
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
     """beside or instead of the table's"""
     groups: Mapping[str, Any] | None = None
@@ -87,7 +88,7 @@ class Preset:
     batch_size: int
     """over all devices together"""
     schedule: Schedule
-    arms: tuple[Arm, ...]
+    variants: tuple[Variant, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     model: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -101,20 +102,6 @@ class Preset:
     """epochs from one evaluation to the next; the last epoch always has one"""
     left_out: str = ""
     """in what it falls short of the paper, for the reader"""
-
-
-@dataclass(frozen=True)
-class FoundData:
-    """A data set that is there, not loaded yet."""
-
-    name: str
-    """of the data that are really used, such as "Fashion-MNIST" """
-    digest: str
-    """of its files: other files, other digest"""
-    folder: Path | None = None
-    """None: it comes inside a package"""
-    stand_in_for: str | None = None
-    """the data set of the paper that it stands in for, if it does"""
 
 
 class Loader(Protocol):

@@ -1,16 +1,14 @@
-"""Train what the paper's experiments still miss, the cheap ones first, and draw their figures."""
+"""Train what the paper's experiments still miss, the cheap ones first."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from rich.console import Console
 
-from nero_lab.analysis.catalogue import by_figure, measured
-from nero_lab.analysis.comparison import Comparison
-from nero_lab.analysis.estimate import Remaining, cheapest_first, minutes, remaining
-from nero_lab.analysis.pictures import save_figure
 from nero_lab.data.parts import MissingData
-from nero_lab.experiments.runs import Record, Records, Run
+from nero_lab.experiments.run import Run
+from nero_lab.records.store import Record, Records
+from nero_lab.sweeps.comparison import Comparison
+from nero_lab.sweeps.estimate import Remaining, cheapest_first, minutes, remaining
 from nero_lab.sweeps.grid import OpenPool, train_missing_runs
 from nero_lab.sweeps.jobs import JobMaker
 
@@ -91,17 +89,3 @@ class Due:
             due = comparison.due(find_on(self._maker, self._records))
             self._runs[name] = recorded, [self._maker.make(run).run for run in due]
         return self._runs[name][1]
-
-
-def draw(comparisons: Sequence[Comparison], records: Records, folder: Path) -> list[Path]:
-    """Draw the figures of some experiments from their records; return the files.
-
-    A figure has all data sets that its experiments ran on. Those without a record have no picture.
-    """
-    written = []
-    recorded = [each for each in measured(comparisons, records) if each.records]
-    for figure, rows in by_figure(recorded).items():
-        paths = [folder / f"{figure}.{ending}" for ending in ("png", "svg")]
-        save_figure(rows, paths)
-        written += paths
-    return written

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import fmean
 
-from nero_lab.analysis.comparison import Comparison, FindRun
-from nero_lab.analysis.scores import mean
-from nero_lab.experiments.runs import Record, Run
+from nero_lab.experiments.run import Run
+from nero_lab.records.store import Record
+from nero_lab.sweeps.comparison import Comparison, FindRun
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ def remaining(comparison: Comparison, find: FindRun) -> Remaining:
 
 
 def _seconds(run: Run, known: Iterable[Record]) -> float:
-    """Return the mean time of the recorded runs of the same arm, or else of all."""
+    """Return the mean time of the recorded runs of the same variant, or else of all."""
     finished = [record for record in known if record.result.status == "finished"] or list(known)
-    same = [record for record in finished if record.run.arm == run.arm]
-    return mean(record.result.seconds for record in same or finished)
+    same = [record for record in finished if record.run.variant == run.variant]
+    return fmean(record.result.seconds for record in same or finished)
 
 
 def cheapest_first(every: Iterable[Remaining]) -> list[Remaining]:

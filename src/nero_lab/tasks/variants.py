@@ -1,27 +1,27 @@
-"""The optimisers that the paper compares, as arms of a preset."""
+"""The optimisers that the paper compares, as variants of a preset."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from nero_lab.tasks.base import Arm, Published
+from nero_lab.experiments.task import Published, Variant
 
 PAPER_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """The learning rates that the paper tries in most of its experiments."""
 
 
-def standard_arms(
+def standard_variants(
     *,
     grid: tuple[float, ...] = PAPER_GRID,
     groups: Mapping[str, Any] | None = None,
     published: Mapping[str, tuple[Published, ...]] | None = None,
-) -> tuple[Arm, ...]:
+) -> tuple[Variant, ...]:
     """Return Nero, SGD, Adam and LAMB; SGD without momentum, as in the paper.
 
     Args:
         grid: the learning rates of all of them.
         groups: arguments of `nero.param_groups`, such as the head.
-        published: figures of the paper, by arm.
+        published: figures of the paper, by variant.
     """
     figures = published or {}
     rows = (
@@ -31,7 +31,7 @@ def standard_arms(
         ("lamb", "LAMB", {}),
     )
     return tuple(
-        Arm(
+        Variant(
             name=name,
             label=label,
             optimizer=name,
@@ -44,26 +44,33 @@ def standard_arms(
     )
 
 
-def with_grids(arms: Iterable[Arm], grids: Mapping[str, tuple[float, ...]]) -> tuple[Arm, ...]:
-    """Return arms with other learning rates to try, by the name of their optimiser."""
-    return tuple(replace(arm, lr_grid=grids.get(arm.optimizer, arm.lr_grid)) for arm in arms)
+def with_grids(
+    variants: Iterable[Variant], grids: Mapping[str, tuple[float, ...]]
+) -> tuple[Variant, ...]:
+    """Return variants with other learning rates to try, by the name of their optimiser."""
+    return tuple(
+        replace(variant, lr_grid=grids.get(variant.optimizer, variant.lr_grid))
+        for variant in variants
+    )
 
 
-def on_model(arms: Iterable[Arm], suffix: str, told: str, **model: Any) -> tuple[Arm, ...]:
-    """Return arms under options of the model, with a suffix to their names.
+def on_model(
+    variants: Iterable[Variant], suffix: str, told: str, **model: Any
+) -> tuple[Variant, ...]:
+    """Return variants under options of the model, with a suffix to their names.
 
     Args:
-        arms: whose names are not yet told apart by the model.
+        variants: whose names are not yet told apart by the model.
         suffix: joined to the name with a dash.
         told: of the model, for the label.
         **model: its options.
     """
     return tuple(
         replace(
-            arm,
-            name=f"{arm.name}-{suffix}",
-            label=f"{arm.label}, {told}",
-            model={**arm.model, **model},
+            variant,
+            name=f"{variant.name}-{suffix}",
+            label=f"{variant.label}, {told}",
+            model={**variant.model, **model},
         )
-        for arm in arms
+        for variant in variants
     )
