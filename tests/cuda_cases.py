@@ -18,9 +18,10 @@ from triton.runtime import interpreter
 
 from nero import Nero
 from nero.groups import hyper_of, layout_of
-from nero.kernels.single import _single_tensor_nero, tensor_step
 from nero.kernels.triton import plan as cuda_plan
 from nero.kernels.triton.launch import _fused_cuda_nero, fits
+from nero.state import tensor_step
+from nero.step.reference import _single_tensor_nero
 from optimizer_table import CONSTRAINTS, SCHEDULES, TENSORS
 
 Figures = dict[str, float | bool | str]

@@ -19,10 +19,10 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from nero.kernels.single import Hyper
 from nero.kernels.triton import launch as cuda
 from nero.kernels.triton import plan as cuda_plan
 from nero.kernels.triton.rows import nero_kernel
+from nero.state import Hyper
 
 KINDS = [cuda_plan.ENTRIES, *range(cuda_plan.FIRST_ROW, cuda_plan.LONG_STRIDED + 1)]
 # One that reads once and one that reads twice.

@@ -13,10 +13,11 @@ import torch
 
 import nero
 from nero.groups import hyper_of, layout_of
-from nero.kernels.single import Hyper, TensorStep, _single_tensor_nero, tensor_step
 from nero.kernels.triton import launch as cuda
 from nero.kernels.triton import plan as cuda_plan
+from nero.state import Hyper, TensorStep, tensor_step
 from nero.step import dispatch
+from nero.step.reference import _single_tensor_nero
 from optimizer_table import FLOAT32_TOLERANCE
 
 TESTS = Path(__file__).parent

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import nero
-from nero.kernels import single
-from nero.step import foreach
+from nero.state import Hyper, TensorStep
+from nero.step import foreach, reference
 
 
 def train(shapes: list[tuple[int, ...]], dtype: torch.dtype, **options: Any) -> list[Tensor]:
@@ -38,7 +38,7 @@ def test_a_step_by_pieces_is_the_step_of_the_whole(
         "foreach": False,
     }
     whole = train(shapes, dtype, **options)
-    monkeypatch.setattr(single, "CPU_PIECE", 48)
+    monkeypatch.setattr(reference, "CPU_PIECE", 48)
     pieces = train(shapes, dtype, **options)
     for a, b in zip(pieces, whole, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=4 * torch.finfo(dtype).eps)
@@ -50,7 +50,7 @@ def test_stacks_hold_tensors_of_one_kind_and_stay_small(monkeypatch: pytest.Monk
     stacked: list[list[tuple[int, ...]]] = []
     update_stack = foreach._update_stack
 
-    def spy(stack: list[single.TensorStep], hyper: single.Hyper) -> Tensor:
+    def spy(stack: list[TensorStep], hyper: Hyper) -> Tensor:
         stacked.append([tuple(step.w.shape) for step in stack])
         return update_stack(stack, hyper)
 

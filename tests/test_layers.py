@@ -33,7 +33,8 @@ def layer(ours: str = "", *, theirs: str = "torch") -> Layer:
 
 
 RULE_AND_BELOW = "nero.neurons nero.distributed.shards nero.geometry nero.rounding nero.rule"
-BELOW_OPTIMIZER = f"{RULE_AND_BELOW} nero.kernels nero.model.param_groups"
+STATE_AND_BELOW = f"{RULE_AND_BELOW} nero.state"
+BELOW_OPTIMIZER = f"{STATE_AND_BELOW} nero.kernels nero.model.param_groups"
 BELOW_DISPATCH = f"{BELOW_OPTIMIZER} nero.groups nero.distributed nero.step.gradients"
 BELOW_TELEMETRY = f"{BELOW_DISPATCH} nero.step.dispatch nero.checkpoint nero.optimizer"
 
@@ -51,24 +52,26 @@ LAYERS: Mapping[str, Layer] = {
     "nero.distributed": layer(),
     "nero.distributed.shards": layer("nero.neurons"),
     "nero.distributed.sums": layer("nero.neurons nero.rounding nero.distributed.shards"),
-    "nero.distributed.turn": layer(
-        f"{RULE_AND_BELOW} nero.kernels nero.distributed.shards nero.distributed.sums"
+    "nero.distributed.update": layer(
+        f"{STATE_AND_BELOW} nero.distributed.shards nero.distributed.sums"
     ),
     "nero.distributed.local": layer(
         f"{BELOW_OPTIMIZER} nero.groups "
-        "nero.distributed.shards nero.distributed.sums nero.distributed.turn"
+        "nero.distributed.shards nero.distributed.sums nero.distributed.update"
     ),
     "nero.distributed.counts": layer("nero.distributed.shards"),
     "nero.geometry": layer("nero.neurons nero.distributed.shards"),
     "nero.rounding": layer(),
     "nero.rule": layer("nero.neurons nero.geometry"),
-    "nero.kernels": layer(f"{RULE_AND_BELOW} nero.kernels"),
+    "nero.state": layer(RULE_AND_BELOW),
+    "nero.kernels": layer(f"{STATE_AND_BELOW} nero.kernels"),
     "nero.step": layer(""),
     "nero.model": layer(""),
     "nero.model.registry": layer(""),
-    "nero.step.foreach": layer(f"{RULE_AND_BELOW} nero.kernels"),
-    "nero.step.compiled": layer(f"{RULE_AND_BELOW} nero.kernels nero.step.foreach"),
-    "nero.kernels.triton.launch": layer(f"{RULE_AND_BELOW} nero.kernels", theirs="torch triton"),
+    "nero.step.reference": layer(STATE_AND_BELOW),
+    "nero.step.foreach": layer(f"{STATE_AND_BELOW} nero.step.reference"),
+    "nero.step.compiled": layer(f"{STATE_AND_BELOW} nero.kernels nero.step.foreach"),
+    "nero.kernels.triton.launch": layer(f"{STATE_AND_BELOW} nero.kernels", theirs="torch triton"),
     "nero.kernels.triton.plan": layer(theirs=""),
     "nero.kernels.triton.rows": layer(
         "nero.geometry nero.kernels.triton.plan nero.kernels.triton.tiles", theirs="triton"

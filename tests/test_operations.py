@@ -19,8 +19,9 @@ from hypothesis.stateful import (
 from torch import Tensor
 
 import nero.checkpoint
-import nero.kernels.single
+import nero.state
 import nero.step.dispatch
+import nero.step.reference
 from operations import DTYPES, GRADIENTS, LRS, MEMORY, PATHS, ROWS, World
 from optimizer_table import CONSTRAINTS
 
@@ -143,7 +144,7 @@ def test_every_step_is_the_oracles_whatever_is_done_between(capsys: pytest.Captu
 
 
 def forgotten_bias_correction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nero.kernels.single, "one_minus_power", lambda beta, t: 1.0)
+    monkeypatch.setattr(nero.state, "one_minus_power", lambda beta, t: 1.0)
 
 
 def forgotten_state(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,12 +159,12 @@ def forgotten_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def infinity_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = nero.kernels.single.rule_arguments
+    arguments = nero.state.rule_arguments
 
     def propagate(*given: Any) -> dict[str, Any]:
         return {**arguments(*given), "propagate": True}
 
-    monkeypatch.setattr(nero.kernels.single, "rule_arguments", propagate)
+    monkeypatch.setattr(nero.step.reference, "rule_arguments", propagate)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from helpers import (
 )
 from nero import Nero, NeuronLayout, geometry
 from nero.groups import hyper_of
-from nero.kernels.single import _single_tensor_nero, tensor_step
 from nero.rounding import Place, noise_bits, noise_keys, parameter_seed, round_stochastically
+from nero.state import tensor_step
+from nero.step.reference import _single_tensor_nero
 from optimizer_table import PATHS, TENSORS, PathRow, names
 
 CPU = torch.device("cpu")

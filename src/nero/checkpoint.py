@@ -12,8 +12,8 @@ from torch import Tensor
 from nero.distributed.shards import as_dtensor, distribute, full, is_dtensor, shards_of
 from nero.geometry import working_dtype
 from nero.groups import check_hyperparameters, layout_of, new_seed, parameter_name
-from nero.kernels.single import constraints
 from nero.neurons import NeuronLayout, normalize_axes
+from nero.state import constraints
 
 # State of which a parameter has one number, the same in every process.
 PER_TENSOR = ("step", "scale", "seed")

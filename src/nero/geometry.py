@@ -7,7 +7,7 @@ hyperplane in its input space, so a move along the sphere turns that hyperplane 
 The public functions take a tensor and its `nero.NeuronLayout` and return one number per
 neuron, with size 1 on the fan-in axes (`layout.neuron_shape`). The functions over bare axes
 beneath them (`axis_norm`, `axis_project_`) serve the update rule, which has split its tensors
-already. The public ones take DTensors too, and return DTensors; a neuron that is cut between
+already. The public ones take DTensors too, and return DTensors; a neuron that is sharded between
 processes is gathered for that, so that every process has to make the call.
 """
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from nero.distributed.shards import is_dtensor, shards_of
 from nero.geometry import neuron_mean, neuron_norm, working_dtype
-from nero.kernels.single import Hyper, constraints
 from nero.neurons import AxisSpec, NeuronLayout, normalize_axes
 from nero.rounding import ROUNDINGS, SEEDS, parameter_seed
+from nero.state import Hyper, constraints
 
 OPTIONS = (
     "lr",

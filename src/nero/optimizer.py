@@ -21,7 +21,7 @@ from torch.optim.optimizer import (
 from nero.checkpoint import FittedState, fit_state_dict
 from nero.distributed.counts import home_of, total_count
 from nero.distributed.shards import full
-from nero.distributed.turn import CutStep
+from nero.distributed.update import ShardedStep
 from nero.geometry import neuron_norm, project_, working_dtype
 from nero.groups import (
     OPTIONS,
@@ -32,8 +32,8 @@ from nero.groups import (
     own_radius,
     zero_average,
 )
-from nero.kernels.single import constraints
 from nero.neurons import normalize_axes
+from nero.state import constraints
 from nero.step.dispatch import Dispatch, check_fused, warn_without_kernel
 from nero.step.gradients import checked_gradients
 
@@ -277,11 +277,11 @@ class Nero(Optimizer):
         counts = self._dispatch.repeat(indices, groups, self.state, position)
         if counts is None:
             gradients = checked_gradients(groups, position)  # all before anything changes
-            cut: list[CutStep] = []
+            sharded: list[ShardedStep] = []
             counts = []
             for index, group, pairs in zip(indices, groups, gradients, strict=True):
-                counts += self._dispatch.update(index, group, pairs, self.state, cut, position)
-            counts += self._dispatch.update_cut(cut)
+                counts += self._dispatch.update(index, group, pairs, self.state, sharded, position)
+            counts += self._dispatch.update_sharded(sharded)
         for count, home in counts:
             self._skipped[home] = count + self._skipped.get(home, 0)
 

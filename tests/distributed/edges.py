@@ -126,7 +126,7 @@ def refusals() -> None:
     mesh = mesh_of(4)
     weight = torch.nn.Parameter(shard(random(8, 8, seed=0), mesh, [S1]))
     before = weight.full_tensor()
-    with pytest.raises(RuntimeError, match=r"'up' of shape \(8, 8\): its neurons are cut"):
+    with pytest.raises(RuntimeError, match=r"'up' of shape \(8, 8\): its neurons are sharded"):
         Nero([("up", weight)], fused=True)
     assert torch.equal(weight.full_tensor(), before)
     partial = DTensor.from_local(torch.randn(4, 4), mesh, [Partial()], run_check=False)
@@ -141,7 +141,7 @@ def refusals() -> None:
 
 def paths() -> None:
     both = _three()
-    assert "all-reduced sums (neurons cut between processes): 1 param" in both.spread.path
+    assert "all-reduced sums (neurons sharded over processes): 1 param" in both.spread.path
     assert re.search(r"CPU kernel \(.*\): 2 param", both.spread.path), both.spread.path
     rows = torch.nn.Parameter(shard(random(8, 8, seed=0), both.mesh, [S0]))
     fused = Nero([rows], fused=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nero.distributed.shards import as_dtensor, is_dtensor, local, shards_of
 from nero.distributed.sums import place_of
-from nero.distributed.turn import CutStep, cut_step
+from nero.distributed.update import ShardedStep, sharded_step
 from nero.groups import hyper_of, layout_of
 from nero.neurons import AxisSpec
 from nero.rounding import Place
@@ -59,7 +59,7 @@ def whole_group(group: dict[str, Any], pairs: Pairs, states: States) -> LocalGro
 
 
 def local_groups(
-    group: dict[str, Any], pairs: Pairs, states: States, cut: list[CutStep]
+    group: dict[str, Any], pairs: Pairs, states: States, sharded: list[ShardedStep]
 ) -> list[LocalGroup]:
     """The parameters of a group, DTensors among them, by what their local parts have in common.
 
@@ -67,7 +67,7 @@ def local_groups(
         group: the group.
         pairs: its parameters that have a gradient, and their gradients.
         states: their state.
-        cut: receives the parameters whose neurons are cut between processes.
+        sharded: receives the parameters whose neurons are sharded between processes.
     """
     # Autograd must know, as it does of any tensor that is changed in place.
     torch.autograd.graph.increment_version([p for p, _ in pairs if is_dtensor(p)])
@@ -79,8 +79,8 @@ def local_groups(
             key = Key(None, True, group["neuron_axes"])
         else:
             shards = shards_of(p, layout)
-            if shards.cut and p.numel():
-                cut.append(cut_step(p, g, state, layout, shards, hyper))
+            if shards.sharded and p.numel():
+                sharded.append(sharded_step(p, g, state, layout, shards, hyper))
                 continue
             key = Key(shards.mesh, shards.counts, shards.local_axes)
             state = {name: local(value) for name, value in state.items()}

@@ -1,7 +1,7 @@
-"""How the neurons of a DTensor lie over its mesh: which are whole in one process, which are cut.
+"""How the neurons of a DTensor lie over its mesh: which are whole, which are sharded.
 
 A tensor sharded along axes that count neurons, or replicated, has every neuron whole in some
-process, and all arithmetic is local. Sharding along a fan-in axis cuts neurons; so does sharding
+process, and all arithmetic is local. Sharding along a fan-in axis shards neurons; so does sharding
 an axis of blocks (`(axis, blocks)`) where the shards are not made of whole blocks.
 
 DTensors are looked for only where `torch.distributed.tensor` has been imported, by whoever made
@@ -34,17 +34,17 @@ class Shards:
     Attributes:
         mesh: the mesh.
         given: the tensor's own placements.
-        cut: the dimensions of the mesh along which neurons are cut; sums over a neuron are sums
-            over the processes along these.
+        sharded: the dimensions of the mesh along which neurons are sharded; sums over a neuron are
+            sums over the processes along these.
         placements: where one number per neuron (`NeuronLayout.neuron_shape`) lives: as the
-            neurons, and replicated where they are cut.
-        local_axes: `neuron_axes` of the neurons of one process, those that are cut put together.
+            neurons, and replicated where they are sharded.
+        local_axes: `neuron_axes` of the neurons of one process, sharded ones put together.
         counts: whether this process is the one that counts its neurons, of all that hold them.
     """
 
     mesh: DeviceMesh
     given: tuple[Placement, ...]
-    cut: tuple[int, ...]
+    sharded: tuple[int, ...]
     placements: tuple[Placement, ...]
     local_axes: tuple[AxisSpec, ...]
     counts: bool
@@ -96,7 +96,7 @@ def _shards(layout: NeuronLayout, mesh: DeviceMesh, placements: tuple[Placement,
     blocks = blocks_by_axis(layout.neuron_axes, layout.shape)
     split = _split_axes(layout, blocks)
     pieces = _piece_counts(mesh, placements)
-    cut: list[int] = []
+    sharded: list[int] = []
     of_state: list[Placement] = []
     for dim, placement in enumerate(placements):
         axis = shard_axis(placement)
@@ -107,9 +107,9 @@ def _shards(layout: NeuronLayout, mesh: DeviceMesh, placements: tuple[Placement,
         elif _keeps_whole(layout.shape[axis], blocks.get(axis), pieces[axis]):
             of_state.append(moved(placement, split[axis]))
         else:
-            cut.append(dim)
+            sharded.append(dim)
             of_state.append(Replicate())
-    whole = [each if dim not in cut else Replicate() for dim, each in enumerate(placements)]
+    whole = [each if dim not in sharded else Replicate() for dim, each in enumerate(placements)]
     shards = {
         axis: math.prod(mesh.size(d) for d, each in enumerate(whole) if shard_axis(each) == axis)
         for axis in blocks
@@ -121,7 +121,7 @@ def _shards(layout: NeuronLayout, mesh: DeviceMesh, placements: tuple[Placement,
     coordinate = mesh.get_coordinate() or [0] * len(placements)
     held = [dim for dim, placement in enumerate(of_state) if placement.is_replicate()]
     counts = all(coordinate[dim] == 0 for dim in held)
-    return Shards(mesh, placements, tuple(cut), tuple(of_state), local_axes, counts)
+    return Shards(mesh, placements, tuple(sharded), tuple(of_state), local_axes, counts)
 
 
 def shard_axis(placement: Any) -> int | None:
@@ -171,7 +171,7 @@ def over_neurons(
 ) -> Tensor:
     """`function(*tensors, layout)`, one number per neuron, on the neurons of each process.
 
-    Neurons that are cut are gathered first.
+    Neurons that are sharded are gathered first.
 
     Returns:
         A DTensor of `layout.neuron_shape`, placed as the neurons are.
@@ -189,7 +189,7 @@ def on_neurons_(
     shards = shards_of(w, layout)
     part = gather_neurons(w, shards)
     function(part, NeuronLayout(tuple(part.shape), shards.local_axes))
-    if shards.cut:
+    if shards.sharded:
         from torch.distributed.tensor import DTensor
 
         # Back to the shards: every process has all of it, so that nothing is sent.
@@ -205,9 +205,9 @@ def on_neurons_(
 
 
 def gather_neurons(x: Tensor, shards: Shards) -> Tensor:
-    """The neurons of this process, whole; shares memory with `x` where none is cut."""
+    """The neurons of this process, whole; shares memory with `x` where none is sharded."""
     with torch.no_grad():
-        if not shards.cut:
+        if not shards.sharded:
             return local(x)
         return local(as_dtensor(x.detach()).redistribute(placements=_gathered(x, shards)))
 
@@ -230,7 +230,7 @@ def _gathered(x: Tensor, shards: Shards) -> list[Placement]:
     from torch.distributed.tensor import Replicate
 
     placements = as_dtensor(x).placements
-    return [Replicate() if dim in shards.cut else each for dim, each in enumerate(placements)]
+    return [Replicate() if dim in shards.sharded else each for dim, each in enumerate(placements)]
 
 
 def distribute(value: Tensor, mesh: DeviceMesh, placements: Sequence[Placement]) -> Tensor:

@@ -98,13 +98,13 @@ def axis_index(size: int, axis: int, shards: Shards) -> Tensor:
 def place_of(layout: NeuronLayout, shards: Shards) -> Place:
     """Where this process's part lies in the whole tensor, over the axes of the split view.
 
-    A part whose neurons are cut has no split view: its place is over the axes of the tensor.
+    A part whose neurons are sharded has no split view: its place is over the axes of the tensor.
     """
     offsets = [
         int(index[0]) if len(index) else 0
         for index in (axis_index(n, axis, shards) for axis, n in enumerate(layout.shape))
     ]
-    if shards.cut:
+    if shards.sharded:
         return Place.of(layout.shape, tuple(offsets))
     blocks = blocks_by_axis(layout.neuron_axes, layout.shape)
     split: list[int] = []

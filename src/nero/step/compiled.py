@@ -7,9 +7,9 @@ from torch import Tensor
 
 from nero.kernels.cpu.group import CpuGroup
 from nero.kernels.cpu.library import Missing, load
-from nero.kernels.single import Hyper, tensor_step
 from nero.kernels.triton import launch as cuda
 from nero.neurons import AxisSpec, NeuronLayout
+from nero.state import Hyper, tensor_step
 from nero.step.foreach import _multi_tensor_nero
 
 FREE, INITIAL, FIXED = "free", "initial", "fixed"

@@ -23,22 +23,17 @@ from nero.distributed.local import (
     whole_group,
 )
 from nero.distributed.shards import any_dtensor, is_dtensor, local, shards_of
-from nero.distributed.turn import CutStep, turn_cut
+from nero.distributed.update import ShardedStep, update_sharded
 from nero.groups import complete_state, hyper_of, layout_of, parameter_name
 from nero.kernels.cpu.group import CpuGroup, why_not
 from nero.kernels.cpu.library import INSTRUCTION_SET, Missing, load
-from nero.kernels.single import (
-    Hyper,
-    StateError,
-    _single_tensor_nero,
-    match_dtype,
-    tensor_step,
-)
 from nero.kernels.triton import launch as cuda
 from nero.kernels.triton.launch import missing_triton
 from nero.rounding import Place
+from nero.state import Hyper, StateError, match_dtype, tensor_step
 from nero.step.compiled import fused_step
 from nero.step.foreach import _multi_tensor_nero
+from nero.step.reference import _single_tensor_nero
 
 # How many neurons were skipped, and the device or, for DTensors, the mesh that they are on.
 Count = tuple[Tensor, Any]
@@ -102,7 +97,7 @@ class Dispatch:
         group: dict[str, Any],
         pairs: Pairs,
         states: States,
-        cut: list[CutStep],
+        sharded: list[ShardedStep],
         position: int | None = None,
     ) -> list[Count]:
         """Update parameters of the index-th group and count their steps.
@@ -112,8 +107,8 @@ class Dispatch:
             group: the group.
             pairs: those of its parameters that have a gradient, with it.
             states: the state of its parameters.
-            cut: receives those whose neurons are cut between processes instead, for `update_cut`:
-                so the groups of a step share their communication.
+            sharded: receives those whose neurons are sharded over processes instead, for
+                `update_sharded`: so the groups of a step share their communication.
             position: the one parameter of the group that is stepped; None for all.
 
         Returns:
@@ -136,7 +131,7 @@ class Dispatch:
             pairs = [(p, gradient_of(p)) for p, _ in pairs]
             if group["fused"]:
                 _check_parts(group, pairs)
-            local_parts = local_groups(group, pairs, states, cut)
+            local_parts = local_groups(group, pairs, states, sharded)
             parts = [((index, position, each.key), each) for each in local_parts]
         found: list[Count] = []
         for place, each in parts:
@@ -148,12 +143,12 @@ class Dispatch:
             found += [(count, each.key.home(count)) for count in counts if each.key.counts]
         return found if group["nonfinite"] == "skip" else []
 
-    def update_cut(self, cut: list[CutStep]) -> list[Count]:
+    def update_sharded(self, sharded: list[ShardedStep]) -> list[Count]:
         """Update the parameters that `update` has left, of all groups together."""
-        masks = turn_cut(cut) if cut else []
+        masks = update_sharded(sharded) if sharded else []
         return [
             ((~finite).sum(), step.shards.mesh)
-            for step, finite in zip(cut, masks, strict=True)
+            for step, finite in zip(sharded, masks, strict=True)
             if step.shards.counts and step.hyper.nonfinite == "skip"
         ]
 
@@ -230,8 +225,8 @@ class Dispatch:
         return "; ".join(f"{path}: {count} parameters" for path, count in paths.items())
 
     def _path(self, group: dict[str, Any], p: Tensor, state: dict[str, Any]) -> str:
-        if _is_cut(p, group):
-            return "all-reduced sums (neurons cut between processes)"
+        if _is_sharded(p, group):
+            return "all-reduced sums (neurons sharded over processes)"
         if group["fused"] and _on_cuda(p):
             return "fused Triton kernel"
         if wants_kernel(group):
@@ -259,8 +254,8 @@ def check_fused(group: Mapping[str, Any]) -> None:
     """
     if group["fused"]:
         for p in group["params"]:
-            if _is_cut(p, group):
-                reason = "its neurons are cut between processes, which have to add up their sums"
+            if _is_sharded(p, group):
+                reason = "its neurons are sharded over processes, which have to add up their sums"
             elif _on_cuda(p):
                 reason = missing_triton()
             else:
@@ -278,8 +273,8 @@ def _check_parts(group: Mapping[str, Any], pairs: Pairs) -> None:
                 raise _does_not_fit(group, p, reason)
 
 
-def _is_cut(p: Tensor, group: Mapping[str, Any]) -> bool:
-    return is_dtensor(p) and bool(shards_of(p, layout_of(p, dict(group))).cut)
+def _is_sharded(p: Tensor, group: Mapping[str, Any]) -> bool:
+    return is_dtensor(p) and bool(shards_of(p, layout_of(p, dict(group))).sharded)
 
 
 def warn_without_kernel(groups: list[dict[str, Any]]) -> None:

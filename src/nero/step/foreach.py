@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from nero.geometry import working_dtype
-from nero.kernels.single import Hyper, TensorStep, _single_tensor_nero, rounded, rule_arguments
 from nero.neurons import NeuronLayout
 from nero.rounding import Keys
 from nero.rule import nero_
+from nero.state import Hyper, TensorStep, rounded, rule_arguments
+from nero.step.reference import _single_tensor_nero
 
 # Tensors above the first are not worth copying; a stack never grows past the second.
 STACKED_TENSOR = 2**17

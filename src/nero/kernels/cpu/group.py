@@ -17,9 +17,9 @@ from torch import Tensor
 from nero.geometry import split_view, working_dtype
 from nero.kernels.cpu.library import GroupFields, Library, Missing, load
 from nero.kernels.cpu.seen import Addresses, Seen, addresses_of, are_plain
-from nero.kernels.single import Hyper, check_state, constraints, match_dtype
 from nero.neurons import AxisSpec, NeuronLayout
 from nero.rounding import Place, is_stochastic
+from nero.state import Hyper, check_state, constraints, match_dtype
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MAX_DIMS = 3

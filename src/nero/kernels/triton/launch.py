@@ -29,10 +29,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nero.kernels.single import Hyper, TensorStep, constraints
 from nero.kernels.triton import plan as cuda_plan
 from nero.kernels.triton.plan import Geometry
 from nero.rounding import is_stochastic
+from nero.state import Hyper, TensorStep, constraints
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Two programs of 256 threads then share a multiprocessor, and next to nothing is spilled.

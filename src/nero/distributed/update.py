@@ -1,4 +1,4 @@
-"""The update of neurons that are cut between processes, by sums alone.
+"""The update of neurons that are sharded over processes, by sums alone.
 
 Rule.py needs a neuron's norm, mean and norm again. All follow from five sums,
 
@@ -20,9 +20,9 @@ from torch import Tensor
 from nero.distributed.shards import Shards, local
 from nero.distributed.sums import Parts, parts_of, place_of, square_root, square_rows
 from nero.geometry import NOISE_ULPS, working_dtype
-from nero.kernels.single import Hyper, rounded, rule_arguments
 from nero.neurons import NeuronLayout
 from nero.rounding import Keys, is_stochastic, noise_keys
+from nero.state import Hyper, rounded, rule_arguments
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -34,8 +34,8 @@ NORMS = (1e-140, 1e140)
 FACTORS = {torch.float32: (1e-30, 1e30), torch.float64: (1e-140, 1e140)}
 
 
-class CutStep(NamedTuple):
-    """One tensor to be updated whose neurons are cut; tensors are this process's parts."""
+class ShardedStep(NamedTuple):
+    """One tensor to be updated whose neurons are sharded; tensors are this process's parts."""
 
     w: Tensor
     g: Tensor
@@ -83,23 +83,23 @@ class Plan(NamedTuple):
     bound: Tensor  # which the norm of the stepped weights cannot pass
 
 
-def cut_step(
+def sharded_step(
     p: Tensor,
     g: Tensor,
     state: dict[str, Any],
     layout: NeuronLayout,
     shards: Shards,
     hyper: Hyper,
-) -> CutStep:
-    """A parameter and its gradient, DTensors, as `turn_cut` takes them."""
+) -> ShardedStep:
+    """A parameter and its gradient, DTensors, as `update_sharded` takes them."""
     mine = {name: local(value) for name, value in state.items()}
     m = mine["exp_avg"] if hyper.momentum > 0 else None
     parts = parts_of(layout, shards, local(p).device)
-    return CutStep(local(p), local(g), m, mine, layout, shards, parts, hyper)
+    return ShardedStep(local(p), local(g), m, mine, layout, shards, parts, hyper)
 
 
 @torch.no_grad()
-def turn_cut(steps: list[CutStep]) -> list[Tensor]:
+def update_sharded(steps: list[ShardedStep]) -> list[Tensor]:
     """Update all tensors of a step, with one all-reduce for each process group, seldom two.
 
     Returns:
@@ -123,10 +123,10 @@ def turn_cut(steps: list[CutStep]) -> list[Tensor]:
 
 
 def all_reduce_(shares: list[tuple[Tensor, Shards]]) -> None:
-    """Add up each tensor over the dimensions of the mesh that cut it: a call a process group."""
+    """Add up each tensor over the mesh dimensions that shard it: a call a process group."""
     groups: dict[str, tuple[ProcessGroup, list[Tensor]]] = {}
     for share, shards in shares:
-        for dim in shards.cut:
+        for dim in shards.sharded:
             group = shards.mesh.get_group(dim)
             groups.setdefault(group.group_name, (group, []))[1].append(share)
     for group, tensors in groups.values():
@@ -139,7 +139,7 @@ def all_reduce_(shares: list[tuple[Tensor, Shards]]) -> None:
             x.copy_(total.view_as(x))
 
 
-def _first_sums(step: CutStep) -> Tensor:
+def _first_sums(step: ShardedStep) -> Tensor:
     """This process's share of a neuron's sums, (rows, *sizes): see `_plan` for the rows."""
     squares = 3 if step.dtype == torch.float64 else 1
     sums = step.w.new_zeros((4 + 2 * squares, *step.parts.sizes), dtype=torch.float64)
@@ -154,7 +154,7 @@ def _first_sums(step: CutStep) -> Tensor:
     return sums
 
 
-def _plan(step: CutStep, sums: Tensor) -> Plan:
+def _plan(step: ShardedStep, sums: Tensor) -> Plan:
     """Decide each neuron's step from its sums, and remember its gradient's norm."""
     w, g, wg, bad = sums[:4]
     rule, n = _arguments(step), step.layout.fan_in
@@ -182,7 +182,7 @@ def _plan(step: CutStep, sums: Tensor) -> Plan:
     return Plan(finite, seen, turns, projected, easy, k, mean, stretch, w_norm + k.abs() * g_norm)
 
 
-def _remember(step: CutStep, rule: dict[str, Any], g_norm: Tensor, seen: Tensor) -> Tensor:
+def _remember(step: ShardedStep, rule: dict[str, Any], g_norm: Tensor, seen: Tensor) -> Tensor:
     """The running average of the norm, with this gradient's in it where it is seen."""
     rms, beta = step.state["rms"].view(step.parts.sizes), rule["beta"]
     before, now = rms.to(torch.float64), g_norm / rule["debias_m"]
@@ -198,7 +198,7 @@ def _in_range(norm: Tensor) -> Tensor:
     return (norm > NORMS[0]) & (norm < NORMS[1])
 
 
-def _arguments(step: CutStep) -> dict[str, Any]:
+def _arguments(step: ShardedStep) -> dict[str, Any]:
     """What rule.py is given, with one number per neuron in `Parts.sizes` and float64."""
     rule = rule_arguments(step.layout, step.state, step.time, step.hyper)
     for name in ("r", "radius"):
@@ -208,7 +208,7 @@ def _arguments(step: CutStep) -> dict[str, Any]:
     return rule
 
 
-def _second_sums(step: CutStep, plan: Plan) -> Tensor:
+def _second_sums(step: ShardedStep, plan: Plan) -> Tensor:
     """This process's share of the sums of the stepped weights, and of their squares.
 
     Of their distance from the mean that the first sums say, by a bound of their norm: small
@@ -224,7 +224,7 @@ def _second_sums(step: CutStep, plan: Plan) -> Tensor:
     return sums
 
 
-def _second_plan(step: CutStep, plan: Plan, sums: Tensor) -> Plan:
+def _second_plan(step: ShardedStep, plan: Plan, sums: Tensor) -> Plan:
     """The plan, with mean and norm from the sums of the stepped weights themselves."""
     rule, n = _arguments(step), step.layout.fan_in
     first = torch.where(torch.isfinite(plan.mean), plan.mean, 0)
@@ -238,12 +238,12 @@ def _second_plan(step: CutStep, plan: Plan, sums: Tensor) -> Plan:
     return plan._replace(mean=torch.where(done, mean, 0), stretch=stretch)
 
 
-def _stepped(step: CutStep, plan: Plan, piece: slice, dtype: torch.dtype) -> Tensor:
+def _stepped(step: ShardedStep, plan: Plan, piece: slice, dtype: torch.dtype) -> Tensor:
     k, mean = (step.parts.spread(x, piece).to(dtype) for x in (plan.k, plan.mean))
     return step.w[piece].to(dtype) - k * step.direction(piece).to(dtype) - mean
 
 
-def _write(step: CutStep, plan: Plan, dtype: torch.dtype) -> None:
+def _write(step: ShardedStep, plan: Plan, dtype: torch.dtype) -> None:
     """Turn the weights, computing in `dtype`."""
     place, keys = place_of(step.layout, step.shards), step.noise_keys()
     for piece in step.parts.pieces():
