@@ -13,6 +13,7 @@ import pytest
 
 import nero
 import nero.geometry
+import nero.measures
 import nero.neurons
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,11 @@ def public_names(module: ModuleType) -> dict[str, Any]:
     return {n: x for n, x in members.items() if inspect.isclass(x) or inspect.isfunction(x)}
 
 
-PUBLIC = public_names(nero) | public_names(nero.geometry) | public_names(nero.neurons)
+PUBLIC = {
+    name: member
+    for module in (nero, nero.geometry, nero.measures, nero.neurons)
+    for name, member in public_names(module).items()
+}
 
 
 def run_examples(test: doctest.DocTest) -> None:

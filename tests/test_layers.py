@@ -38,7 +38,7 @@ BELOW_OPTIMIZER = f"{STATE_AND_BELOW} nero.kernels nero.model.param_groups"
 BELOW_DISPATCH = f"{BELOW_OPTIMIZER} nero.groups nero.distributed nero.step.gradients"
 BELOW_TELEMETRY = f"{BELOW_DISPATCH} nero.step.dispatch nero.checkpoint nero.optimizer"
 
-LAB_MAY_IMPORT = "nero_lab nero nero.geometry nero.optax nero.integrations"
+LAB_MAY_IMPORT = "nero_lab nero nero.geometry nero.measures nero.optax nero.integrations"
 LAB_PACKAGES = (
     "torch ale_py datasets gymnasium jinja2 lightning_fabric markupsafe matplotlib numpy plotly "
     "pytorch_optimizer ray rich schedulefree sklearn stable_baselines3 tokenizers torchmetrics "
@@ -47,7 +47,7 @@ LAB_PACKAGES = (
 
 # A name stands for the modules inside it too, unless a longer one does; `nero` for itself alone.
 LAYERS: Mapping[str, Layer] = {
-    "nero": layer(f"{BELOW_TELEMETRY} nero.backward nero.telemetry nero.model"),
+    "nero": layer(f"{BELOW_TELEMETRY} nero.backward nero.telemetry nero.model nero.measures"),
     "nero.neurons": layer(theirs=""),
     "nero.distributed": layer(),
     "nero.distributed.shards": layer("nero.neurons"),
@@ -61,6 +61,7 @@ LAYERS: Mapping[str, Layer] = {
     ),
     "nero.distributed.counts": layer("nero.distributed.shards"),
     "nero.geometry": layer("nero.neurons nero.distributed.shards"),
+    "nero.measures": layer("nero.neurons nero.geometry nero.measures"),
     "nero.rounding": layer(),
     "nero.rule": layer("nero.neurons nero.geometry"),
     "nero.state": layer(RULE_AND_BELOW),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nero.neurons import NeuronLayout
 
 if TYPE_CHECKING:
-    from nero import geometry
+    from nero import geometry, measures
     from nero.backward import step_in_backward
     from nero.model.describe import Description, describe
     from nero.model.param_groups import balance_, param_groups
@@ -30,10 +30,13 @@ __all__ = [
     "balance_",
     "describe",
     "geometry",
+    "measures",
     "param_groups",
     "register",
     "step_in_backward",
 ]
+
+_MODULES = ("geometry", "measures")
 
 # Where each name that needs torch lives.
 _HOMES = {
@@ -48,8 +51,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "geometry":
-        return importlib.import_module("nero.geometry")
+    if name in _MODULES:
+        return importlib.import_module(f"nero.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
