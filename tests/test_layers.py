@@ -64,6 +64,7 @@ LAYERS: Mapping[str, Layer] = {
     "nero.measures": layer("nero.neurons nero.geometry nero.measures"),
     "nero.rounding": layer(),
     "nero.rule": layer("nero.neurons nero.geometry"),
+    "nero.directions": layer("nero.neurons nero.geometry"),
     "nero.state": layer(RULE_AND_BELOW),
     "nero.kernels": layer(f"{STATE_AND_BELOW} nero.kernels"),
     "nero.step": layer(""),

@@ -22,6 +22,7 @@ from helpers import (
     weights_like,
 )
 from nero import Nero, NeuronLayout
+from nero.directions import directions
 from optimizer_table import PathRow
 
 SHAPES = ((4, 6), (4, 6), (3, 2, 5), (3, 1), (4,), (4,), ())
@@ -78,6 +79,17 @@ def test_a_step_holds_one_temporary_of_the_tensors_size_at_the_most(
     neurons = NeuronLayout(shape, options.get("neuron_axes", (0,))).neurons
     # Eight float32 numbers per neuron, which for a bias is all there is, are no tensor's size.
     assert peak_bytes(optimizer.step) <= w.numel() * w.element_size() + 32 * neurons + 1024
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(4, 256, 256), (2, 512, 128), (2, 128, 512)], ids=str)
+def test_directions_hold_two_stacks_besides_their_own(
+    shape: tuple[int, int, int], dtype: torch.dtype
+):
+    d = torch.randn(shape)
+    peak = peak_bytes(lambda: directions(d, center=True, dtype=dtype))
+    per_row = 4 * shape[0] * shape[1]
+    assert peak <= 3 * d.numel() * 4 + 8 * per_row + 1024
 
 
 READS = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select"}
