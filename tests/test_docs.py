@@ -3,7 +3,6 @@
 import doctest
 import inspect
 import re
-import textwrap
 import traceback
 from pathlib import Path
 from types import ModuleType
@@ -15,10 +14,8 @@ import nero
 import nero.geometry
 import nero.measures
 import nero.neurons
+from pages import PAGES, ROOT, blocks, name
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
-BLOCK = re.compile(r"^( *)```(python|pycon)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -56,24 +53,27 @@ def test_docstring_examples(name: str) -> None:
 
 
 def run_page(text: str, source: str) -> int:
-    """Run the blocks of one page in order, in one namespace; the number of blocks."""
+    """Run the blocks of one page in order, in one namespace; the number of blocks.
+
+    Blocks of files that the reader writes are left to tests/test_docs_commands.py.
+    """
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    blocks = list(BLOCK.finditer(text))
-    for block in blocks:
-        line = text.count("\n", 0, block.start()) + 1
-        code = textwrap.dedent(block[3])
-        if block[2] == "python":
+    found = [block for block in blocks(text) if block.language in ("python", "pycon")]
+    for block in found:
+        if block.file:
+            continue
+        if block.language == "python":
             # The blank lines make a traceback name the line of the page.
-            exec(compile("\n" * line + code, source, "exec"), namespace)
+            exec(compile("\n" * (block.line + 1) + block.code, source, "exec"), namespace)
         else:
             parser = doctest.DocTestParser()
-            test = parser.get_doctest(code, namespace, source, source, line)
+            test = parser.get_doctest(block.code, namespace, source, source, block.line + 1)
             run_examples(test)
             namespace.update(test.globs)
-    return len(blocks)
+    return len(found)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
@@ -99,7 +99,7 @@ def test_pages_that_are_named_exist() -> None:
 
 def test_the_front_pages_show_code() -> None:
     for page in (ROOT / "README.md", ROOT / "docs" / "index.md"):
-        assert BLOCK.search(page.read_text(encoding="utf-8")), page
+        assert any(block.language == "python" for block in blocks(page.read_text("utf-8"))), page
 
 
 @pytest.mark.parametrize(
