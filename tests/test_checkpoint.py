@@ -158,8 +158,6 @@ def option(key: str, value: Any) -> Callable[[Saved], object]:
 
 
 MISFITS: dict[str, tuple[Callable[[Saved], object], str]] = {
-    "no state at all": (lambda s: s["state"].clear(), r"'fc.weight' of shape \(4, 6\) lacks step"),
-    "one lost": (lambda s: s["state"].pop(3), r"'up.weight' of shape \(3, 4, 2, 2\) lacks step"),
     "no rms": (drop("rms"), r"parameter 'gain' of shape \(\) lacks rms"),
     "no scale": (drop("scale"), "parameter 'gain' .* lacks scale"),
     "no radius": (lambda s: s["state"][0].pop("radius"), "'fc.weight' .* lacks radius"),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nero.distributed.shards import is_dtensor, shards_of
-from nero.geometry import neuron_mean, neuron_norm, working_dtype
+from nero.distributed.shards import as_dtensor, distribute, full, is_dtensor, shards_of
+from nero.geometry import neuron_mean, neuron_norm, project_, working_dtype
 from nero.neurons import AxisSpec, NeuronLayout, normalize_axes
 from nero.rounding import ROUNDINGS, SEEDS, parameter_seed
 from nero.state import Hyper, constraints
@@ -32,7 +33,19 @@ OPTIONS = (
     "rounding",
     "seed",
 )
+# What frameworks and schedulers of learning rates keep in groups, and what param_groups adds.
+FOREIGN_KEYS = (
+    *("params", "param_names", "role", "name", "names", "group_name", "layer", "layer_id"),
+    *("initial_lr", "base_lr", "max_lr", "min_lr", "swa_lr", "lr_scale", "lr_mult"),
+    *("max_momentum", "base_momentum", "weight_decay"),
+)
 RADII = ("unit", "initial")
+# Smaller than this, weights have no size worth keeping: they are meant to start at zero.
+TINY = 1e-3
+# What stands for their size instead: the paper's sigma_b for biases and gains, and the norm of a
+# balanced neuron, so that a step of lr is for a zero neuron what it is for the others.
+ENTRY_SCALE = 0.01
+NEURON_SCALE = 1.0
 NONFINITE = ("skip", "raise", "propagate")
 
 
@@ -66,6 +79,64 @@ def check_hyperparameters(options: Mapping[str, Any]) -> None:
         raise ValueError("foreach and fused cannot both be True: choose one")
 
 
+def check_keys(group: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option of a group that would do nothing.
+
+    A key that Nero does not know, and a weight decay other than 0.
+    """
+    for key in group:
+        if key not in OPTIONS and key not in FOREIGN_KEYS:
+            close = difflib.get_close_matches(str(key), OPTIONS)
+            hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+            raise ValueError(
+                f"no option of a parameter group is called {key!r}; {hint}"
+                f"Nero's are {', '.join(OPTIONS)}"
+            )
+    check_weight_decay(group.get("weight_decay", 0))
+
+
+def check_weight_decay(weight_decay: Any) -> None:
+    """Raise ValueError unless it is 0."""
+    if weight_decay:
+        raise ValueError(
+            f"weight_decay={weight_decay!r}, but Nero has none: the norms of neurons are fixed, so "
+            "there is nothing to decay. Leave it out, or pass 0"
+        )
+
+
+def inherited_constraint(groups: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """`center` and `radius` of a group that gives neither, beside these groups.
+
+    Where neurons keep their initial norms in one of them and are projected in none, the model is a
+    trained one, and so are weights that come later. Else the group takes the defaults.
+    """
+    of_neurons = [group for group in groups if any(p.ndim > 1 for p in group["params"])]
+    kept = [group for group in of_neurons if group["radius"] == "initial"]
+    if not kept or any(group["radius"] not in (None, "initial") for group in of_neurons):
+        return {}
+    return {name: kept[0][name] for name in ("center", "radius")}
+
+
+def name_alike(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Where some groups have names and others not, call the parameters of those after their places.
+
+    torch wants all with names or all without. "2.0" is the first parameter of the third group.
+
+    Returns:
+        The groups that were given names.
+    """
+    unnamed = {i: group for i, group in enumerate(groups) if not _has_names(group)}
+    if len(unnamed) == len(groups):
+        return []
+    for i, group in unnamed.items():
+        group["param_names"] = [f"{i}.{j}" for j in range(len(group["params"]))]
+    return list(unnamed.values())
+
+
+def _has_names(group: Mapping[str, Any]) -> bool:
+    return "param_names" in group or any(isinstance(p, tuple) for p in group["params"])
+
+
 def check_group(group: Mapping[str, Any]) -> None:
     """Check a group's hyperparameters and that each of its tensors can be updated under them.
 
@@ -75,6 +146,8 @@ def check_group(group: Mapping[str, Any]) -> None:
     """
     check_hyperparameters(group)
     for index, p in enumerate(group["params"]):
+        if not p.requires_grad:  # it may be of any kind
+            continue
         name = parameter_name(group, index)
         if p.layout != torch.strided:
             raise TypeError(f"{name} is sparse ({p.layout}); Nero updates dense tensors")
@@ -105,22 +178,82 @@ def hyper_of(group: Mapping[str, Any]) -> Hyper:
     return Hyper(**{name: group[name] for name in Hyper._fields})
 
 
+def initial_state(p: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of a parameter before its first step, measured from its weights as they are."""
+    dtype = working_dtype(p.dtype)
+    device = p.device if group["capturable"] else torch.device("cpu")
+    layout = layout_of(p, group)
+    norm = neuron_norm(p, layout) if p.numel() else p.new_zeros(layout.neuron_shape, dtype=dtype)
+    state: dict[str, Any] = {
+        "step": torch.zeros((), dtype=torch.float32, device=device),
+        "rms": torch.zeros_like(norm),
+        **measured(p, group),
+    }
+    if group["momentum"] > 0:
+        state["exp_avg"] = zero_average(p)
+    return state
+
+
+def measured(p: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The part of a parameter's state that comes from its weights: `scale`, and own radii."""
+    layout = layout_of(p, group)
+    center, normalize = constraints(layout, group["center"], group["radius"])
+    initial = normalize and group["radius"] == "initial"
+    if normalize and not initial:
+        return {"scale": torch.ones((), dtype=working_dtype(p.dtype), device=p.device)}
+    scale = _scale(p, layout)
+    if not initial:
+        return {"scale": scale}
+    return {"scale": scale, "radius": own_radius(p, layout, scale, center=center)}
+
+
+def project_parameter_(p: Tensor, group: Mapping[str, Any]) -> None:
+    """Put a parameter on its constraint set; a neuron that keeps its own norm is centred at most.
+
+    A frozen parameter stays as it is.
+    """
+    if not p.requires_grad:
+        return
+    layout = layout_of(p, group)
+    center, normalize = constraints(layout, group["center"], group["radius"])
+    radius = None
+    if normalize:
+        radius = {"unit": 1.0, "initial": None}.get(group["radius"], group["radius"])
+    project_(p, layout, center=center, radius=radius)
+
+
+def _scale(p: Tensor, layout: NeuronLayout) -> Tensor:
+    """The mean norm of a tensor's neurons, or what stands for it where they start at zero."""
+    floor = ENTRY_SCALE if layout.fan_in == 1 else NEURON_SCALE
+    if not p.numel():
+        return torch.full((), floor, dtype=working_dtype(p.dtype), device=p.device)
+    mean = full(neuron_norm(p, layout)).mean()
+    return torch.where((mean > TINY) & torch.isfinite(mean), mean, floor)
+
+
 def zero_average(p: Tensor) -> Tensor:
     """A running average of gradients before the first one, in the dtype that p is computed in."""
     return torch.zeros_like(p, dtype=working_dtype(p.dtype), memory_format=torch.preserve_format)
 
 
-def own_radius(p: Tensor, layout: NeuronLayout, *, center: bool) -> Tensor:
+def own_radius(p: Tensor, layout: NeuronLayout, scale: Tensor, *, center: bool) -> Tensor:
     """The norm that each neuron has, which it is to keep under radius="initial".
 
-    Zero where there is none to keep: for neurons of norm zero and, with `center`, those that are
-    constant even after centring, which projections leave alone.
+    Zero where there is none to keep: for neurons of (nearly) no norm and, with `center`, those
+    that are constant even after centring, which projections leave alone.
     """
     if not p.numel():
         return p.new_zeros(layout.neuron_shape, dtype=working_dtype(p.dtype))
-    norm = neuron_norm(p, layout)
-    drift = neuron_mean(p, layout).abs() * layout.fan_in**0.5 if center else 0 * norm
-    return torch.where(torch.isfinite(norm) & (drift < norm / 2), norm, 0)
+    norm, least = neuron_norm(p, layout), TINY * scale
+    if is_dtensor(norm):
+        from torch.distributed.tensor import Replicate
+
+        mesh = as_dtensor(norm).device_mesh
+        least = distribute(least, mesh, [Replicate()] * mesh.ndim)
+    keeps = torch.isfinite(norm) & (norm > least)
+    if center:
+        keeps &= neuron_mean(p, layout).abs() * layout.fan_in**0.5 < norm / 2
+    return torch.where(keeps, norm, 0)
 
 
 def new_seed(p: Tensor, group: Mapping[str, Any], group_index: int, index: int) -> Tensor:
@@ -133,26 +266,30 @@ def new_seed(p: Tensor, group: Mapping[str, Any], group_index: int, index: int) 
 def complete_state(
     group_index: int,
     group: Mapping[str, Any],
-    states: Mapping[Tensor, dict[str, Any]],
+    states: MutableMapping[Tensor, dict[str, Any]],
     position: int | None = None,
 ) -> None:
-    """Give parameters the state of options that were switched on in the middle of a run.
+    """Make the state that a step needs and that is not there.
 
-    All parameters of the group, or the one at `position`.
+    That of parameters that have none (they were frozen, or it was deleted), and that of options
+    that were switched on in the middle of a run. For all parameters of the group, or the one at
+    `position`; without a gradient they need none.
     """
     initial = group["radius"] == "initial"
-    if not group["momentum"] and group["rounding"] == "nearest" and not initial:
-        return
     for index in range(len(group["params"])) if position is None else (position,):
         p = group["params"][index]
-        state = states[p]
+        state = states.get(p)
+        if not state:
+            if p.grad is None:
+                continue
+            state = states[p] = initial_state(p, group)
         if group["momentum"] > 0 and p.grad is not None and state.get("exp_avg") is None:
             state["exp_avg"] = zero_average(p)
         if initial and p.grad is not None and state.get("radius") is None:
             layout = layout_of(p, group)
             center, normalize = constraints(layout, group["center"], group["radius"])
             if normalize:
-                state["radius"] = own_radius(p, layout, center=center)
+                state["radius"] = own_radius(p, layout, state["scale"], center=center)
         if group["rounding"] == "stochastic" and state.get("seed") is None:
             state["seed"] = new_seed(p, group, group_index, index)
 

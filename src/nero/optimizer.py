@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,25 +21,24 @@ from torch.optim.optimizer import (
 
 from nero.checkpoint import FittedState, fit_state_dict
 from nero.distributed.counts import home_of, total_count
-from nero.distributed.shards import full
 from nero.distributed.update import ShardedStep
-from nero.geometry import neuron_norm, project_, working_dtype
 from nero.groups import (
     OPTIONS,
     check_group,
     check_hyperparameters,
+    check_keys,
+    check_weight_decay,
     complete_state,
-    layout_of,
-    own_radius,
-    zero_average,
+    inherited_constraint,
+    initial_state,
+    measured,
+    name_alike,
+    parameter_name,
+    project_parameter_,
 )
 from nero.neurons import normalize_axes
-from nero.state import constraints
 from nero.step.dispatch import Dispatch, check_fused, warn_without_kernel
 from nero.step.gradients import checked_gradients
-
-# What a bias, a gain or a neuron of norm zero is taken to measure where its own scale is zero.
-ZERO_SCALE = 0.01
 
 
 class Nero(Optimizer):
@@ -93,8 +93,11 @@ class Nero(Optimizer):
         seed: of that rounding's noise, an integer in [0, 2**32). The noise depends on it, on the
             parameter's place in the groups, on the step count and on the entry's place in the
             parameter alone, and on no generator. Read when a parameter's state is made. Default 0.
+        weight_decay: 0, for callers that always pass it; anything else raises ValueError, since
+            fixed norms leave nothing to decay.
 
-    All but `params` are defaults that a parameter group may override and that state_dict carries.
+    All but `params` and `weight_decay` are defaults that a parameter group may override and that
+    state_dict carries.
 
     State of a parameter, in float32 whatever the parameter's dtype (float64 for float64):
     `step` (0-d), `rms` (the root of v, one entry per neuron, `NeuronLayout.neuron_shape`),
@@ -153,10 +156,12 @@ class Nero(Optimizer):
         capturable: bool = False,
         rounding: str = "nearest",
         seed: int = 0,
+        weight_decay: float = 0.0,
     ) -> None:
         given = {**locals(), "neuron_axes": normalize_axes(neuron_axes)}
         defaults = {name: given[name] for name in OPTIONS}
         check_hyperparameters(defaults)
+        check_weight_decay(weight_decay)
         self._skipped: dict[Any, Tensor] = {}  # by device or, for DTensors, by mesh
         self._dispatch = Dispatch()
         # Every group is checked before any weight is touched, so a failure changes nothing.
@@ -177,17 +182,31 @@ class Nero(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, project its weights and create its state.
 
-        Arguments that the group does not give take the defaults given at construction. If the
-        group is refused, the optimiser and all weights stay as they were.
+        Arguments that the group does not give take the defaults given at construction; but where
+        the neurons of the other groups keep their initial norms (preset "finetune"), so do
+        those of a group that gives neither `center` nor `radius`. If the group is refused, the
+        optimiser and all weights stay as they were.
+
+        Raises:
+            ValueError: an option that Nero does not have, or `weight_decay` other than 0; otherwise
+                as for the arguments of `Nero`.
         """
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
+        check_keys(param_group)
+        group, before = dict(param_group), list(self.param_groups)
+        if not isinstance(group["params"], (Tensor, set)):  # torch says what is wrong with a set
+            group["params"] = list(group["params"])
+        if self._constructed and not {"center", "radius"} & group.keys():
+            group |= inherited_constraint(before)
+        named = name_alike([*before, group])
         try:
+            super().add_param_group(group)
             group["neuron_axes"] = normalize_axes(group["neuron_axes"])
             check_group(group)
             check_fused(group)
         except Exception:
-            self.param_groups.pop()
+            self.param_groups[:] = before
+            for each in named:
+                del each["param_names"]
             raise
         if self._constructed:
             self._start_group(len(self.param_groups) - 1)
@@ -196,7 +215,9 @@ class Nero(Optimizer):
     def _start_group(self, index: int) -> None:
         group = self.param_groups[index]
         for p in group["params"]:
-            self.state[p] = _initial_state(p, group)
+            if p.requires_grad:
+                project_parameter_(p, group)
+                self.state[p] = initial_state(p, group)
             # There from the start, so that a compiled step is not compiled again for it.
             zero = torch.zeros((), dtype=torch.int64, device=p.device)
             self._skipped.setdefault(home_of(p), zero)
@@ -206,8 +227,8 @@ class Nero(Optimizer):
     def project_(self) -> None:
         """Put all weights on their constraint sets again, for example after loading weights.
 
-        With `radius="initial"` a neuron returns to the radius it had at construction. State does
-        not change.
+        With `radius="initial"` a neuron keeps the norm that it has now, and a parameter that has
+        not been stepped takes its `scale` anew too. Other state does not change.
 
         Example:
             >>> import torch, nero
@@ -221,7 +242,12 @@ class Nero(Optimizer):
         """
         for group in self.param_groups:
             for p in group["params"]:
-                _project_parameter_(p, group, self.state[p].get("radius"))
+                project_parameter_(p, group)
+                if state := self.state.get(p):
+                    sizes = measured(p, group)
+                    if state["step"] > 0:
+                        sizes["scale"] = state["scale"]
+                    state |= sizes
 
     def skipped_neurons(self) -> int:
         """How often a neuron sat out a step because its gradient was not finite.
@@ -301,11 +327,15 @@ class Nero(Optimizer):
         """Load what `state_dict` returned; changes no weight.
 
         Hyperparameters missing from `state_dict` (it may come from an older version) keep the
-        values they have.
+        values they have. A parameter whose state is missing (it may have been frozen) starts anew,
+        with a warning if it is trained.
 
         Raises:
-            ValueError: state that does not fit, with the parameter's name; nothing has changed.
+            ValueError: state that does not fit or is out of range, with the parameter's name, or
+                what is no state dict; nothing has changed.
         """
+        if not isinstance(state_dict, Mapping):
+            raise ValueError(f"not a state dict, but a {type(state_dict).__name__}")
         # Registered last, so that hooks of the user's have done their conversions by then.
         hook = self.register_load_state_dict_pre_hook(
             lambda optimizer, loaded: fit_state_dict(loaded, optimizer.param_groups)
@@ -314,6 +344,15 @@ class Nero(Optimizer):
             super().load_state_dict(state_dict)
         finally:
             hook.remove()
+        without = [
+            parameter_name(group, index)
+            for group in self.param_groups
+            for index, p in enumerate(group["params"])
+            if p.requires_grad and not self.state.get(p)
+        ]
+        if without:
+            text = f"no state was saved of {', '.join(without)}: it starts anew"
+            warnings.warn(text, stacklevel=2)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -352,44 +391,3 @@ def _if_watched(watched: Callable[..., Any], step: Callable[..., Any]) -> Callab
 
     either.hooked = True  # type: ignore[attr-defined]  # torch asks
     return either
-
-
-def _initial_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-    """Put a parameter on its constraint set and return its state before the first step."""
-    layout = layout_of(p, group)
-    center, normalize = constraints(layout, group["center"], group["radius"])
-    initial = normalize and group["radius"] == "initial"
-    _project_parameter_(p, group, None)
-    dtype = working_dtype(p.dtype)
-    norm = neuron_norm(p, layout) if p.numel() else p.new_zeros(layout.neuron_shape, dtype=dtype)
-    state: dict[str, Any] = {
-        "step": torch.zeros((), device=p.device if group["capturable"] else "cpu"),
-        "rms": torch.zeros_like(norm),
-        "scale": torch.ones((), dtype=dtype, device=p.device)
-        if normalize and not initial
-        else _positive(full(norm).mean()),
-    }
-    if initial:
-        state["radius"] = own_radius(p, layout, center=center)
-    if group["momentum"] > 0:
-        state["exp_avg"] = zero_average(p)
-    return state
-
-
-def _project_parameter_(p: Tensor, group: dict[str, Any], initial_radius: Tensor | None) -> None:
-    """Project a parameter as its group says; "initial" radii are left free where not given.
-
-    A frozen parameter stays as it is: an optimiser has no business with it.
-    """
-    if not p.requires_grad:
-        return
-    layout = layout_of(p, group)
-    center, normalize = constraints(layout, group["center"], group["radius"])
-    radius = None
-    if normalize:
-        radius = {"unit": 1.0, "initial": initial_radius}.get(group["radius"], group["radius"])
-    project_(p, layout, center=center, radius=radius)
-
-
-def _positive(scale: Tensor) -> Tensor:
-    return torch.where((scale > 0) & torch.isfinite(scale), scale, ZERO_SCALE)
