@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -21,7 +20,7 @@ from nero_lab.experiments.run import Result, Run
 from nero_lab.experiments.schedule import Schedule, warmup_factor
 from nero_lab.models.atari import AtariFeatures
 from nero_lab.optimizers import find_optimizer
-from nero_lab.training.atari import games_state, make_games, set_games_state
+from nero_lab.training.atari import make_games
 from nero_lab.training.checkpoints import (
     CheckpointError,
     Checkpoints,
@@ -75,24 +74,26 @@ class _WatchedPPO(PPO):
 
 
 class _AfterEpoch(BaseCallback):
-    """Tells that a roll-out begins: the passes over the one before are over."""
+    """Calls a function as a roll-out begins: the passes over the one before are over."""
 
-    def __init__(self, tell: Callable[[], None]) -> None:
+    def __init__(self, call: Callable[[], None]) -> None:
         super().__init__()
-        self.tell = tell
+        self.call = call
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_start(self) -> None:
-        self.tell()
+        self.call()
 
 
 class PPORun:
     """One run of PPO on an Atari game.
 
     An epoch is one roll-out of `steps` in each of `games`, and the passes over it. A step is one
-    action in one game: four frames.
+    action in one game: four frames. A run that was stopped goes on with the weights, the state of
+    the optimiser and the counts of its checkpoint, and begins new games: it does not end with the
+    bits of a run that nothing stopped.
 
     Args:
         run: options of its data: game, games, steps; of its model: those of AtariFeatures; of its
@@ -257,18 +258,13 @@ class PPORun:
         if self.checkpoints is None:
             return
         ppo = self.ppo
-        assert isinstance(ppo._last_obs, np.ndarray)
-        assert ppo._last_episode_starts is not None
         state = {
             "run_id": self.run.run_id,
             "policy": ppo.policy.state_dict(),
             "optimizer": ppo.policy.optimizer.state_dict(),
             "rng": rng_state(),
             "steps": ppo.num_timesteps,
-            "observations": torch.from_numpy(ppo._last_obs.copy()),
-            "starts": torch.from_numpy(ppo._last_episode_starts.copy()),
             "finished_games": list(ppo.ep_info_buffer or ()),
-            "games": torch.frombuffer(bytearray(games_state(self.games)), dtype=torch.uint8),
             "epoch": self.epoch,
             "curves": self.curves,
             "seconds": self.seconds,
@@ -286,11 +282,8 @@ class PPORun:
         ppo.policy.load_state_dict(saved["policy"])
         ppo.policy.optimizer.load_state_dict(saved["optimizer"])
         ppo.num_timesteps = saved["steps"]
-        ppo._last_obs = saved["observations"].numpy()
-        ppo._last_episode_starts = saved["starts"].numpy()
         ppo.ep_info_buffer = deque(saved["finished_games"], maxlen=ppo._stats_window_size)
         ppo.ep_success_buffer = deque(maxlen=ppo._stats_window_size)
-        set_games_state(self.games, saved["games"].numpy().tobytes())
         self.epoch, self.curves = saved["epoch"], saved["curves"]
         self.seconds = saved["seconds"]
         set_rng_state(saved["rng"])
