@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from torch.nn import Parameter
@@ -208,9 +209,9 @@ def make_parameters(
 
 def fits(weights: int) -> bool:
     """Return whether all contestants can have weights of their own."""
-    available = memory.available_bytes()
+    available = psutil.virtual_memory().available
     # Those and the transposed gradients; the common weights and gradients are there already.
-    return available is not None and weights * (len(CONTESTANTS) + 1 + STATES) < USABLE * available
+    return weights * (len(CONTESTANTS) + 1 + STATES) < USABLE * available
 
 
 def medians(runners: Mapping[str, Runner]) -> dict[str, Any]:

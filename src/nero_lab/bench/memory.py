@@ -1,8 +1,8 @@
-"""Bytes: of state, at the peak of a step, and free in the machine.
+"""Bytes: of state, and at the peak of a step.
 
 Two meters watch the peak. PyTorch's profiler sees each allocation of PyTorch's own to the byte and
 nothing else. The peak of the process's resident memory, which Linux keeps and lets one reset, sees
-also what a compiled kernel takes from the system, in pages.
+also what a compiled kernel takes from the system, in pages; psutil has no such peak.
 """
 
 import contextlib
@@ -79,7 +79,7 @@ def resident_rise(action: Callable[[], Any], repeats: int = 3) -> int | None:
     """Return the rise of the process's resident memory at its peak during the action.
 
     The least of some repeats, since what else happens in the process only adds to it. None where
-    the system does not tell.
+    the system does not report it.
     """
     rises = []
     for _ in range(repeats):
@@ -105,33 +105,9 @@ def reset_peak() -> int | None:
 
 
 def peak_resident() -> int | None:
-    """Return the most memory that was resident since the reset; None where nothing tells."""
+    """Return the most memory that was resident since the reset; None where nothing reports it."""
     try:
-        return _status_bytes("VmHWM")
+        found = re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text("ascii"), re.MULTILINE)
     except OSError:
         return None
-
-
-def _status_bytes(name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text("ascii"), re.MULTILINE)
-    if not found:
-        raise OSError(f"{_STATUS} has no {name}")
-    return 1024 * int(found[1])
-
-
-def available_bytes() -> int | None:
-    """Return how much memory is free for use, or None where the system does not tell."""
-    try:
-        text = Path("/proc/meminfo").read_text("ascii")
-    except OSError:
-        return None
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
     return 1024 * int(found[1]) if found else None
-
-
-def total_bytes() -> int | None:
-    """Return the machine's memory, or None where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None

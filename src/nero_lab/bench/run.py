@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -152,7 +153,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "memory": memory.total_bytes(),
+        "memory": psutil.virtual_memory().total,
         "platform": platform.platform(),
         "path": path.partition(": 1 parameters")[0],
         "versions": versions,

@@ -1,9 +1,9 @@
 """How the cost of a step grows with the number of parameters and of threads."""
 
+import psutil
 import torch
 from torch.nn import Parameter
 
-from nero_lab.bench import memory
 from nero_lab.bench.contestants import ADAMW, CONTESTANTS, FLOOR, NERO
 from nero_lab.bench.measure import Runner, Settings, Tick, interleave, medians
 from nero_lab.bench.results import ScalingPoint
@@ -36,8 +36,7 @@ def measure_scaling(threads: int, settings: Settings, tick: Tick) -> tuple[Scali
 
 def sizes(quick: bool) -> list[int]:
     """Return the numbers of parameters, the last one as large as half the free memory allows."""
-    available = memory.available_bytes()
-    most = available // 2 // BYTES_PER_ENTRY if available else 10**8
+    most = psutil.virtual_memory().available // 2 // BYTES_PER_ENTRY
     return [min(size, most) for size in (QUICK_SIZES if quick else FULL_SIZES) if size < 9 * most]
 
 
