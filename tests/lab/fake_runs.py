@@ -15,6 +15,7 @@ from lab.tiny_task import Blobs
 from nero_lab.experiments.run import Result, Run
 from nero_lab.records.old import RunConfig, RunResult
 from nero_lab.sweeps.jobs import Job
+from nero_lab.sweeps.local_pool import local_pool
 from nero_lab.training.context import Context, Progress
 from nero_lab.training.loop import train_run
 
@@ -35,9 +36,11 @@ def made_up(run: Run) -> Result:
     return Result("finished", 1, 1.0, parts, {}, digest)
 
 
-def work(job: Job, report: Callable[[Progress], None]) -> Result:
-    """Make up a result."""
-    report(Progress(job.run, 1, 2, 0, {}))
+def leave_process_id(job: Job, report: Callable[[Progress], None]) -> Result:
+    """Make up a result, and leave the id of this process in a file."""
+    assert job.checkpoints is not None
+    job.checkpoints.mkdir(parents=True)
+    (job.checkpoints / "process").write_text(str(os.getpid()))
     return made_up(job.run)
 
 
@@ -61,10 +64,22 @@ def die_always(job: Job, report: Callable[[Progress], None]) -> Result:
 
 
 def never_end(job: Job, report: Callable[[Progress], None]) -> Result:
-    """Run until it is killed."""
-    report(Progress(job.run, 1, 2, 0, {}))
+    """Run until it is killed; the step reported is the id of this process."""
+    report(Progress(job.run, os.getpid(), 2, 0, {}))
     time.sleep(3600)
     return made_up(job.run)
+
+
+def own_pool(job: Job, file: Path) -> None:
+    """Make a pool with a job that does not end, and write the id of its process to a file."""
+    with local_pool(1, never_end) as pool:
+        pool.submit(job)
+        while True:
+            for event in pool.wait():
+                if event.progress is not None:
+                    unfinished = file.with_suffix(".tmp")
+                    unfinished.write_text(str(event.progress.step))
+                    unfinished.rename(file)
 
 
 def train_and_tell(run: Run, folder: Path, connection: Connection) -> None:

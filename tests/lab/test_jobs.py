@@ -1,19 +1,28 @@
 """Sweeps: each run once, whatever dies."""
 
-import os
-import signal
+import contextlib
+import multiprocessing
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
-from lab.fake_runs import die_always, die_once, made_up, never_end, work
+from lab.fake_runs import (
+    die_always,
+    die_once,
+    leave_process_id,
+    made_up,
+    never_end,
+    own_pool,
+)
 from nero_lab.data.found import FoundData
 from nero_lab.experiments.run import Run, plan_run
 from nero_lab.records.store import Records
 from nero_lab.sweeps.jobs import RETRIES, Event, Job, JobMaker, run_jobs
-from nero_lab.sweeps.local_pool import local_pool
+from nero_lab.sweeps.local_pool import LocalPool, local_pool
 from nero_lab.tasks.table import load_task
 
 
@@ -160,34 +169,75 @@ def test_processes_give_the_records_that_an_undisturbed_sweep_gives(runs, record
 def test_processes_report_death_and_error(runs, records, maker):
     with local_pool(1, die_always) as pool:
         lost = run_jobs(lambda: runs[:3], records, pool, maker)
-    assert {(event.kind, event.error) for event in lost} == {
-        ("died", "signal 9"),
-        ("failed", "ZeroDivisionError: no"),
-    }
+    died, failed = sorted(lost, key=lambda event: event.kind)
+    assert (died.kind, failed.kind) == ("died", "failed")
+    assert died.error.startswith("BrokenProcessPool: ")
+    assert failed.error == "ZeroDivisionError: no"
     assert recorded(records) == expected(runs[2:3], maker)
+
+
+def started_process(pool: LocalPool, job: Job) -> tuple[list[str], psutil.Process]:
+    """Give a pool the job `never_end`; return what it reports at first, and the job's process."""
+    pool.submit(job)
+    events: list[Event] = []
+    while len(events) < 2:
+        events += pool.wait()
+    assert events[1].progress is not None
+    return [event.kind for event in events], psutil.Process(events[1].progress.step)
+
+
+def wait_for_end(process: psutil.Process) -> None:
+    """Wait until a process runs no more; one that nobody reaps stays as a zombie."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
 
 
 @pytest.mark.timeout(120)
 def test_processes_report_progress_and_end_with_the_pool(runs, maker):
-    job = maker.make(runs[0])
     with local_pool(1, never_end) as pool:
-        pool.submit(job)
-        events: list[Event] = []
-        while len(events) < 2:
-            events += pool.wait()
-        assert [event.kind for event in events] == ["started", "moved"]
-        assert events[1].progress is not None
-        assert events[1].progress.step == 1
-        (pid,) = pool.process_ids()
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        kinds, process = started_process(pool, maker.make(runs[0]))
+        assert kinds == ["started", "moved"]
+    wait_for_end(process)
 
 
 @pytest.mark.timeout(120)
-def test_a_worker_killed_while_idle_costs_nothing(runs, records, maker):
-    with local_pool(1, work) as pool:
+def test_a_death_leaves_the_other_processes_alone(runs, maker):
+    with local_pool(2, never_end) as pool:
+        _, first = started_process(pool, maker.make(runs[0]))
+        _, second = started_process(pool, maker.make(runs[1]))
+        first.kill()
+        events: list[Event] = []
+        while not events:
+            events = pool.wait()
+        assert [event.kind for event in events] == ["died"]
+        assert events[0].job == maker.make(runs[0])
+        assert second.is_running()
+
+
+@pytest.mark.timeout(120)
+def test_processes_end_with_the_one_that_made_them(runs, maker, tmp_path):
+    main = multiprocessing.get_context("forkserver").Process(
+        target=own_pool, args=(maker.make(runs[0]), tmp_path / "process")
+    )
+    main.start()
+    while not (tmp_path / "process").exists():
+        assert main.is_alive()
+        main.join(0.1)
+    worker = psutil.Process(int((tmp_path / "process").read_text()))
+    main.kill()
+    main.join()
+    wait_for_end(worker)
+
+
+@pytest.mark.timeout(120)
+def test_a_process_killed_while_idle_costs_nothing(runs, records, maker, tmp_path):
+    with local_pool(1, leave_process_id) as pool:
         for known in (runs[:1], runs[:2]):
             assert run_jobs(lambda known=known: known, records, pool, maker) == []
-            for pid in pool.process_ids():
-                os.kill(pid, signal.SIGKILL)
+            (file,) = (tmp_path / "checkpoints").rglob("process")
+            process = psutil.Process(int(file.read_text()))
+            process.kill()
+            wait_for_end(process)
+            file.unlink()
     assert recorded(records) == expected(runs[:2], maker)

@@ -2,18 +2,18 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from nero_lab.experiments.run import Result
+from nero_lab.sweeps.futures_pool import FuturesPool, do_job
 from nero_lab.sweeps.jobs import Event, Job, Work, train_job
 
-_WAIT_SECONDS = 0.5
 _OBJECT_STORE_BYTES = 100 * 2**20
 """For a cluster that is started here: jobs and results are a few kilobytes."""
 
 
-class RayPool:
+class RayPool(FuturesPool):
     """One CPU of a Ray cluster for each job, see `nero_lab.sweeps.jobs.Pool`.
 
     The workers need this package, and tasks and data under the same paths as here.
@@ -27,43 +27,18 @@ class RayPool:
         import ray
         import ray.exceptions
 
-        self._ray, self._errors = ray, ray.exceptions
+        super().__init__(jobs, ray.exceptions.RayError)
         # Retries are those of `run_jobs`, the same for every pool.
-        self._remote = ray.remote(num_cpus=1, max_retries=0)(_do)
+        self._remote: Any = ray.remote(num_cpus=1, max_retries=0)(_do)
         self._work = work
-        self._jobs = jobs
-        self._queue: list[Job] = []
-        self._running: dict[Any, Job] = {}
 
-    def submit(self, job: Job) -> None:
-        """Queue a job."""
-        self._queue.append(job)
-
-    def wait(self) -> list[Event]:
-        """Return what has happened, waiting for it for half a second at most."""
-        events = []
-        while self._queue and len(self._running) < self._jobs:
-            job = self._queue.pop(0)
-            self._running[self._remote.remote(job, self._work)] = job
-            events.append(Event("started", job))
-        if events or not self._running:
-            return events
-        done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_WAIT_SECONDS)
-        return [self._outcome(reference, self._running.pop(reference)) for reference in done]
-
-    def _outcome(self, reference: Any, job: Job) -> Event:
-        errors = self._errors
-        try:
-            return Event("finished", job, result=self._ray.get(reference))
-        except errors.RayTaskError as error:
-            cause = error.cause
-            return Event("failed", job, error=f"{type(cause).__name__}: {cause}")
-        except errors.RayError as error:
-            return Event("died", job, error=type(error).__name__)
+    def start(self, job: Job) -> Future[Event]:
+        """Return the future of a job; Ray starts it where a CPU is free."""
+        return self._remote.remote(job, self._work).future()
 
 
-def _do(job: Job, work: Work) -> Result:
-    return work(job, lambda progress: None)
+def _do(job: Job, work: Work) -> Event:
+    return do_job(job, work, lambda progress: None)
 
 
 @contextmanager
@@ -76,7 +51,7 @@ def ray_pool(jobs: int, work: Work = train_job, address: str | None = None) -> I
         address: of the cluster; None: $RAY_ADDRESS, and without it a cluster that is started here
             and ends with the pool.
     """
-    # Asked for by nobody: figures about its use go to Ray's makers by default.
+    # Ray sends figures about its use to its makers unless it is asked not to.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
