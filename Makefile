@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	fi
 	@echo 'Installing the pinned packages into $(VENV); the first time this fetches torch (several GB) and takes minutes.'
 	@$(PIP) install -qq -c constraints.txt hatchling
-	@$(PIP) install -qq -c constraints.txt --no-build-isolation -e '.[lab,dev,docs]'
+	@$(PIP) install -qq -c constraints.txt --no-build-isolation -e '.[lab,models,paper,ray,dev,docs]'
 	@touch $@
 
 # What only the benchmark compares with.
@@ -73,7 +73,7 @@ constraints: $(STAMP) ## Resolve every pin anew, under the oldest supported Pyth
 	  echo 'error: pins are resolved under Python 3.11, so that they fit the newer ones: make the $(VENV) with it' >&2; exit 1; }
 	@mkdir -p build
 	@echo 'Resolving; nothing is installed.'
-	@$(PIP) install -qq --dry-run --ignore-installed --no-build-isolation --report build/resolved.json -e '.[lab,bench,dev,docs]' $(ALSO_PINNED)
+	@$(PIP) install -qq --dry-run --ignore-installed --no-build-isolation --report build/resolved.json -e '.[lab,models,paper,ray,bench,dev,docs]' $(ALSO_PINNED)
 	@{ grep '^#' constraints.txt; $(BIN)/python -c 'import json; \
 	  found = [item["metadata"] for item in json.load(open("build/resolved.json"))["install"]]; \
 	  print(*sorted("{}=={}".format(m["name"].lower().replace("_", "-"), m["version"]) for m in found \

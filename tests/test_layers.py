@@ -41,8 +41,8 @@ BELOW_TELEMETRY = f"{BELOW_DISPATCH} nero.step.dispatch nero.checkpoint nero.opt
 LAB_MAY_IMPORT = "nero_lab nero nero.geometry nero.measures nero.optax nero.integrations"
 LAB_PACKAGES = (
     "torch ale_py datasets gymnasium jinja2 lightning_fabric markupsafe matplotlib numpy plotly "
-    "pytorch_optimizer ray rich schedulefree sklearn stable_baselines3 tokenizers torchmetrics "
-    "torchvision transformers typer"
+    "psutil pytorch_optimizer ray rich schedulefree sklearn stable_baselines3 tokenizers "
+    "torchmetrics torchvision transformers typer"
 )
 
 # A name stands for the modules inside it too, unless a longer one does; `nero` for itself alone.
@@ -101,7 +101,8 @@ LAYERS: Mapping[str, Layer] = {
         f"{BELOW_TELEMETRY} nero.telemetry nero.integrations",
         theirs="torch lightning transformers",
     ),
-    # Of the library its public names only; of others what the extra `lab` asks for.
+    # Of the library its public names only; of others what the extras lab, models, paper and ray
+    # ask for.
     "nero_lab": layer(LAB_MAY_IMPORT, theirs=LAB_PACKAGES),
     # And, where it is installed, what the extra `bench` asks for.
     "nero_lab.bench": layer(LAB_MAY_IMPORT, theirs=f"{LAB_PACKAGES} torchao"),

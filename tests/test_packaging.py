@@ -1,4 +1,5 @@
 import email
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from nero_lab.plugins.extras import how_to_install
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -60,9 +63,62 @@ def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
     metadata = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     assert [r.name for r in requirements if r.marker is None] == ["torch"]
-    assert set(metadata.get_all("Provides-Extra", [])) == {"lab", "bench", "dev", "docs"}
+    assert set(metadata.get_all("Provides-Extra", [])) == set(PROJECT["optional-dependencies"])
     assert "nero = nero_lab.cli.app:main" in wheel.read(f"{info}/entry_points.txt").decode()
     assert f"{info}/licenses/LICENSE" in wheel.namelist()
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra"),
+    [
+        ("ray.exceptions", "ray"),
+        ("torchvision", "models"),
+        ("ale_py", "paper"),
+        ("torch_fidelity", "paper"),
+        ("torchao.optim", "bench"),
+        ("numpy", "lab"),
+        ("torch", None),
+        ("no_such_package", None),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    wheel: zipfile.ZipFile, monkeypatch: pytest.MonkeyPatch, missing: str, extra: str | None
+) -> None:
+    info = f"nero_optim-{PROJECT['version']}.dist-info"
+    metadata = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
+    monkeypatch.setattr(
+        importlib.metadata, "requires", lambda name: metadata.get_all("Requires-Dist")
+    )
+    line = how_to_install(ModuleNotFoundError(name=missing))
+    assert (line is None) == (extra is None)
+    assert line is None or line == (
+        f"this needs {missing.partition('.')[0]}, which is not installed: "
+        f'pip install "nero-optim[{extra}]"'
+    )
+
+
+def test_the_lab_alone_lists_its_tasks_and_says_what_an_experiment_needs(tmp_path: Path) -> None:
+    extras = PROJECT["optional-dependencies"]
+    others = [Requirement(text).name for text in extras["models"] + extras["paper"] + extras["ray"]]
+    # A name that is None in sys.modules cannot be imported.
+    missing = {name.replace("-", "_"): None for name in [*others, "cv2", "pyarrow"]}
+    without = (
+        f"import sys; sys.modules.update({missing}); from nero_lab.cli.app import main; main()"
+    )
+
+    def nero(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", without, *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+
+    for arguments in (["tasks"], ["optimizers"], ["train", "deep-mlp", "--preset", "tiny"]):
+        done = nero(*arguments)
+        assert done.returncode == 0, done.stderr
+    refused = nero("train", "pong", "--preset", "tiny")
+    assert refused.returncode == 1
+    assert re.fullmatch(
+        r'error: this needs ale_py, which is not installed: pip install "nero-optim\[\w+\]"\n',
+        refused.stderr,
+    )
 
 
 def test_changelog_speaks_of_this_version() -> None:
@@ -77,6 +133,8 @@ def test_every_requirement_is_pinned() -> None:
     extras = PROJECT["optional-dependencies"].values()
     for text in [*PROJECT["dependencies"], *(text for extra in extras for text in extra)]:
         requirement = Requirement(text)
+        if requirement.name == PROJECT["name"]:  # an extra that contains another one
+            continue
         version = pinned.get(canonicalize_name(requirement.name))
         assert version, f"{text}: constraints.txt has no pin; run `make constraints`"
         assert requirement.specifier.contains(version, prereleases=True), f"{text}, {version}"

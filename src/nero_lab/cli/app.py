@@ -9,6 +9,7 @@ except ModuleNotFoundError:  # the library is installed without the lab
     raise SystemExit('nero: the command needs the lab: pip install "nero-optim[lab]"') from None
 
 from nero_lab.cli import bench, data, paper, report, study, sweep, train
+from nero_lab.plugins.extras import how_to_install
 
 # What takes long to import (torch, scikit-learn, Plotly) is imported by the commands that need it,
 # so that `nero --help` answers at once.
@@ -160,7 +161,12 @@ def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None
 
 def main() -> None:
     """Run the command line; what the console script `nero` calls."""
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        if (how := how_to_install(error)) is None:
+            raise
+        raise SystemExit(f"error: {how}") from None
 
 
 if __name__ == "__main__":

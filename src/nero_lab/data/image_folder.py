@@ -3,12 +3,14 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
+
+if TYPE_CHECKING:
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's training images, by channel."""
@@ -64,6 +66,9 @@ class FolderLoader:
         rows: Sequence[int] | None = None,
         workers: int = 0,
     ) -> None:
+        from torchvision.datasets import ImageFolder
+        from torchvision.transforms import v2
+
         self.batch_size = batch_size
         self.workers = workers
         end = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(_MEAN, _STD)]
@@ -123,7 +128,7 @@ class FolderLoader:
 class _Transformed(Dataset):
     """Images by (row, seed of what is drawn); without a seed, their centres."""
 
-    def __init__(self, images: ImageFolder, augment: v2.Compose, centre: v2.Compose) -> None:
+    def __init__(self, images: "ImageFolder", augment: "v2.Compose", centre: "v2.Compose") -> None:
         self.images, self.augment, self.centre = images, augment, centre
 
     def __getitem__(self, at: tuple[int, int | None]) -> tuple[torch.Tensor, int]:

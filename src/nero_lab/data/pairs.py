@@ -4,13 +4,15 @@ import functools
 import gzip
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from nero_lab.data.parts import Split, check_digest, digest_files
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 SOURCE, TARGET = "de", "en"
 _PARTS = (("train",), ("val", "valid", "validation"), ("test_2016_flickr", "test2016", "test"))
@@ -102,7 +104,9 @@ def trim(rows: Tensor) -> Tensor:
     return rows[:, : int((rows != PADDING).sum(dim=1).max())]
 
 
-def _learn_words(lines: list[str], vocabulary: int | None, min_count: int) -> Tokenizer:
+def _learn_words(lines: list[str], vocabulary: int | None, min_count: int) -> "Tokenizer":
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
     tokenizer = Tokenizer(models.WordLevel(unk_token=_UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -117,7 +121,7 @@ def _learn_words(lines: list[str], vocabulary: int | None, min_count: int) -> To
     return tokenizer
 
 
-def _rows(tokenizer: Tokenizer, lines: list[str], longest: int) -> Tensor:
+def _rows(tokenizer: "Tokenizer", lines: list[str], longest: int) -> Tensor:
     begin, end = tokenizer.token_to_id(_BEGIN), tokenizer.token_to_id(_END)
     encodings = tokenizer.encode_batch(lines, add_special_tokens=False)
     rows = [torch.tensor([begin, *each.ids[: longest - 2], end]) for each in encodings]

@@ -9,11 +9,14 @@ import gzip
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from nero_lab.data.parts import MissingData, Parts, Split, check_digest, digest_files
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 ANARCHISM = Path("/usr/share/doc/anarchism/markdown")
 """An Anarchist FAQ, from Debian's package `anarchism`."""
@@ -56,7 +59,7 @@ def text_digest(folder: Path, option: str, package: str) -> str:
 def load_text(
     folder: Path,
     digest: str,
-    tokenizer: Tokenizer,
+    tokenizer: "Tokenizer",
     *,
     train_tokens: int,
     eval_tokens: int,
@@ -83,8 +86,10 @@ def load_text(
 
 
 @functools.lru_cache(maxsize=2)
-def train_tokenizer(folder: Path, digest: str, vocabulary: int) -> Tokenizer:
+def train_tokenizer(folder: Path, digest: str, vocabulary: int) -> "Tokenizer":
     """Return a byte-level BPE tokenizer learned on the training part of the texts in `folder`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
     train, _, _ = _blocks(folder, digest)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -124,7 +129,7 @@ def read_text(path: Path) -> str:
     return contents.decode("utf-8", errors="replace")
 
 
-def _rows(blocks: list[str], tokenizer: Tokenizer, limit: int, context: int) -> Split:
+def _rows(blocks: list[str], tokenizer: "Tokenizer", limit: int, context: int) -> Split:
     """Return rows from the beginning of every block, equally many from each, up to the limit."""
     rows = []
     for block, rows_wanted in zip(blocks, _shares(limit // context, len(blocks)), strict=True):

@@ -9,14 +9,16 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from nero_lab.data.parts import check_digest, digest_files
 from nero_lab.data.text import TEXT_SUFFIXES, cut_blocks, read_text
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _IN_PARTS = (
     ("wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens"),
@@ -79,6 +81,8 @@ def load_words(
         train_words: the first so many words to learn from; None: all.
         eval_words: the first so many for validation, and for the test.
     """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
     files = word_files(folder) or []
     check_digest(f"the text in {folder}", digest_files(files), digest)
     if _in_parts(files):
@@ -146,7 +150,7 @@ def _paragraphs(blocks: Iterable[str]) -> Iterable[str]:
         yield from _MARKUP.sub(" ", block).split("\n\n")
 
 
-def _numbers(tokenizer: Tokenizer, lines: Sequence[str], limit: int | None) -> Tensor:
+def _numbers(tokenizer: "Tokenizer", lines: Sequence[str], limit: int | None) -> Tensor:
     end = tokenizer.token_to_id(_END)
     numbers: list[int] = []
     for encoding in tokenizer.encode_batch(list(lines), add_special_tokens=False):

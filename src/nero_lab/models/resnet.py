@@ -1,18 +1,23 @@
 """Residual networks: ResNet-18 for images of 32 x 32 pixels, and bottleneck networks."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from nero_lab.models.vgg11 import scaled
+
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
 
 
 class ResNet18(nn.Module):
     """Torchvision's ResNet-18 with a 3 x 3 stem of stride 1 and without the first pooling.
 
-    After K. He, X. Zhang, S. Ren and J. Sun, 2015, as it is usual for CIFAR-10. The parameters have
-    the names and, at width 1, the shapes of torchvision's; so have the initial weights.
+    After K. He, X. Zhang, S. Ren and J. Sun, 2015, as it is usual for CIFAR-10. Put together from
+    torchvision's blocks, since torchvision's own class has a fixed width and, as it draws weights
+    for its larger stem first, other initial weights for a seed. The parameters have its names and,
+    at width 1, its shapes.
 
     Args:
         classes: number of outputs.
@@ -45,18 +50,22 @@ class ResNet18(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def bottleneck_resnet(classes: int = 1000, blocks: Sequence[int] = (3, 4, 6, 3)) -> ResNet:
+def bottleneck_resnet(classes: int = 1000, blocks: Sequence[int] = (3, 4, 6, 3)) -> "ResNet":
     """Return torchvision's ResNet-50, or the same with other numbers of blocks.
 
     Args:
         classes: number of outputs.
         blocks: bottleneck blocks of each of the four stages; the default is ResNet-50.
     """
+    from torchvision.models.resnet import Bottleneck, ResNet
+
     return ResNet(Bottleneck, list(blocks), num_classes=classes)
 
 
 def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
     """Return two basic blocks; the first changes the number of channels and of pixels."""
+    from torchvision.models.resnet import BasicBlock
+
     shortcut = None
     if stride != 1 or in_channels != channels:
         shortcut = nn.Sequential(
