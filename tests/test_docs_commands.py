@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,10 @@ def check_python(words: list[str], folder: Path) -> str:
     if arguments[0] != "-m" and (folder / arguments[0]).exists():
         return run([sys.executable, *arguments], folder)
     program = arguments[: 2 if arguments[0] == "-m" else 1]
-    helped = help_of(*program)
+    found = find_spec(program[1]) if program[0] == "-m" else (ROOT / program[0]).exists()
+    assert found, f"{shlex.join(words)}: there is no such program"
     for option in (word for word in arguments[len(program) :] if word.startswith("--")):
-        assert re.search(rf"{option}\b", helped), f"{shlex.join(words)}: no {option}"
+        assert re.search(rf"{option}\b", help_of(*program)), f"{shlex.join(words)}: no {option}"
     return ""
 
 
@@ -102,6 +104,11 @@ def check_torchrun(words: list[str], folder: Path) -> str:
     return check_python(["python", *program], folder)
 
 
+def check_pytest(words: list[str], folder: Path) -> str:
+    """It finds the tests; nothing runs."""
+    return run([sys.executable, "-m", "pytest", "--collect-only", *words[1:]], ROOT)
+
+
 def check_source(words: list[str], folder: Path) -> str:
     return run(["sh", "-ec", shlex.join(words)], folder)
 
@@ -112,6 +119,7 @@ CHECKS: dict[str, Callable[[list[str], Path], str]] = {
     "nero": check_nero,
     "python": check_python,
     "python3": check_python,
+    "pytest": check_pytest,
     "torchrun": check_torchrun,
     ".": check_source,
 }
@@ -157,6 +165,8 @@ def test_every_program_of_a_page_is_run() -> None:
         "nero train deep-mlp --lr fast",
         "python examples/fsdp2_gpt.py --stops 3",
         "python no_such_program.py",
+        "python -m nero.no_such_program",
+        "pytest tests/test_section7.py -k no_such_test",
         "torchrun --nproc-per-node 2 examples/fsdp2_gpt.py --stops 3",
         ". no-such-env/bin/activate",
         "curl example.org",
