@@ -40,12 +40,13 @@ FOREIGN_KEYS = (
     *("max_momentum", "base_momentum", "weight_decay"),
 )
 RADII = ("unit", "initial")
-# Smaller than this, weights have no size worth keeping: they are meant to start at zero.
+# Smaller than this, a size is none that is worth keeping: the weights are meant to start at zero.
 TINY = 1e-3
-# What stands for their size instead: the paper's sigma_b for biases and gains, and the norm of a
-# balanced neuron, so that a step of lr is for a zero neuron what it is for the others.
-ENTRY_SCALE = 0.01
-NEURON_SCALE = 1.0
+# Where a tensor's mean size is below the first number, the second stands for it. Of biases and
+# gains it is the paper's sigma_b; of neurons the norm of a balanced one, so that a step of lr is
+# to neurons that start at zero what it is to others.
+ENTRY_SCALE = (TINY, 0.01)
+NEURON_SCALE = (0.1, 1.0)
 NONFINITE = ("skip", "raise", "propagate")
 
 
@@ -149,6 +150,11 @@ def check_group(group: Mapping[str, Any]) -> None:
         if not p.requires_grad:  # it may be of any kind
             continue
         name = parameter_name(group, index)
+        if getattr(p, "_fsdp_flattened", False):  # FSDP1 marks them so
+            raise TypeError(
+                f"{name} is, or is a piece of, many parameters in one vector, as FSDP1 makes them: "
+                "its neurons are lost. Shard with torch.distributed.fsdp.fully_shard instead"
+            )
         if p.layout != torch.strided:
             raise TypeError(f"{name} is sparse ({p.layout}); Nero updates dense tensors")
         if not p.is_floating_point():
@@ -223,12 +229,12 @@ def project_parameter_(p: Tensor, group: Mapping[str, Any]) -> None:
 
 
 def _scale(p: Tensor, layout: NeuronLayout) -> Tensor:
-    """The mean norm of a tensor's neurons, or what stands for it where they start at zero."""
-    floor = ENTRY_SCALE if layout.fan_in == 1 else NEURON_SCALE
+    """The mean norm of a tensor's neurons, or what stands for it where that is small."""
+    least, instead = ENTRY_SCALE if layout.fan_in == 1 else NEURON_SCALE
     if not p.numel():
-        return torch.full((), floor, dtype=working_dtype(p.dtype), device=p.device)
+        return torch.full((), instead, dtype=working_dtype(p.dtype), device=p.device)
     mean = full(neuron_norm(p, layout)).mean()
-    return torch.where((mean > TINY) & torch.isfinite(mean), mean, floor)
+    return torch.where((mean >= least) & torch.isfinite(mean), mean, instead)
 
 
 def zero_average(p: Tensor) -> Tensor:

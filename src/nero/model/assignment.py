@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from nero.model.heads import Named, declared_head, find_named, traced_heads
@@ -24,6 +24,14 @@ OPTIONS = (
     *("lr", "beta", "center", "radius", "neuron_axes", "momentum", "nonfinite"),
     *("maximize", "foreach", "fused", "capturable", "rounding", "seed", "role"),
 )
+
+
+# What becomes of a parameter with two or more axes whose owner is not known: role and axes.
+UNKNOWN: Mapping[str, Callable[[nn.Module, nn.Parameter], tuple[str, Axes | None]]] = {
+    "raise": lambda module, p: ("weight", None),
+    "vectors": lambda module, p: ("embedding", vectors(module, p)),
+    "entries": lambda module, p: ("gain", every_axis(module, p)),
+}
 
 
 class Claim(NamedTuple):
@@ -53,6 +61,7 @@ class Assignment:
         overrides: the patterns that applied.
         reparametrized: whether the weight in use is computed from it.
         padding: the padding rows, where it is an embedding with one.
+        renormalized: whether it is an embedding that shortens rows when it looks them up.
     """
 
     names: list[str]
@@ -64,6 +73,7 @@ class Assignment:
     overrides: tuple[str, ...]
     reparametrized: bool
     padding: tuple[int, ...]
+    renormalized: bool
 
 
 def assign(
@@ -73,12 +83,16 @@ def assign(
     embedding: Named | Iterable[Named] | None,
     overrides: Mapping[str, Options],
     batch: Any,
+    unknown: str,
 ) -> list[Assignment]:
     """What every trainable parameter is, in the model's order; constraints are yet to be set."""
-    owned = _claims(model)
+    if unknown not in UNKNOWN:
+        raise ValueError(f"unknown must be one of {tuple(UNKNOWN)}, got {unknown!r}")
+    owned = _claims(model, unknown)
     _check_initialized(owned)
     _check_overrides(overrides, owned)
     embeddings = _members(find_named(model, embedding, "embedding"), owned, "embedding")
+    _check_known(owned, overrides, embeddings)
     if head is not None and batch is not None:
         raise ValueError("head and batch both say which layer is the head: give one of them")
     if batch is not None:
@@ -93,7 +107,7 @@ def assign(
     ]
 
 
-def _claims(model: nn.Module) -> list[Owned]:
+def _claims(model: nn.Module, unknown: str) -> list[Owned]:
     """Every parameter of the model, in its order, with what each of its owners says."""
     modules = dict(model.named_modules())
     found: dict[int, Owned] = {}
@@ -105,6 +119,8 @@ def _claims(model: nn.Module) -> list[Owned]:
                 owner_path, _, last = owner_path.rpartition(".")
                 owner, within = modules[owner_path], f"{last}.{within}"
             role, axes = _role_and_axes(owner, within, p)
+            if axes is None and not isinstance(p, UninitializedParameter):
+                role, axes = UNKNOWN[unknown](owner, p)
             claim = Claim(f"{path}.{attribute}" if path else attribute, owner, within, role, axes)
             found.setdefault(id(p), (p, []))[1].append(claim)
     return list(found.values())
@@ -153,6 +169,35 @@ def _check_overrides(overrides: Mapping[str, Options], owned: list[Owned]) -> No
             )
 
 
+def _check_known(
+    owned: list[Owned], overrides: Mapping[str, Options], embeddings: set[int]
+) -> None:
+    """Refuse trainable parameters of which nobody says what their neurons are, all at once."""
+    lacking: list[Owned] = []
+    for p, claims in owned:
+        options = _options(claims, overrides)
+        said = "neuron_axes" in options or options.get("role") in PER_ENTRY_ROLES
+        said |= id(p) in embeddings and all(claim.axes is None for claim in claims)
+        if p.requires_grad and not said and any(claim.axes is None for claim in claims):
+            lacking.append((p, [claim for claim in claims if claim.axes is None]))
+    if lacking:
+        raise ValueError(_unknown_owners(lacking))
+
+
+def _options(claims: list[Claim], overrides: Mapping[str, Options]) -> dict[str, Any]:
+    """What the overrides set for a parameter; later patterns win."""
+    return {
+        name: value
+        for key in _patterns(claims, overrides)
+        for name, value in overrides[key].items()
+    }
+
+
+def _patterns(claims: list[Claim], overrides: Mapping[str, Options]) -> tuple[str, ...]:
+    names = [claim.name for claim in claims]
+    return tuple(key for key in overrides if any(fnmatchcase(name, key) for name in names))
+
+
 def _did_you_mean(given: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(given, list(known))
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
@@ -184,9 +229,7 @@ def _assign_one(
     heads: set[int],
     embeddings: set[int],
 ) -> Assignment:
-    names = [claim.name for claim in claims]
-    patterns = tuple(key for key in overrides if any(fnmatchcase(name, key) for name in names))
-    options = {name: value for key in patterns for name, value in overrides[key].items()}
+    options = _options(claims, overrides)
     role = options.pop("role", None) or _merged_role(p, claims, heads, embeddings)
     axes = options.pop("neuron_axes", None)
     if role in PER_ENTRY_ROLES:
@@ -194,15 +237,16 @@ def _assign_one(
     elif axes is None and id(p) in embeddings and all(claim.axes is None for claim in claims):
         axes = vectors(claims[0].module, p)
     return Assignment(
-        names=names,
+        names=[claim.name for claim in claims],
         parameter=p,
         owner=qualified_name(own_type(claims[0].module)),
         role=role,
         layout=_agreed_layout(p, claims, axes),
         options=options,
-        overrides=patterns,
+        overrides=_patterns(claims, overrides),
         reparametrized=any(claim.attribute in reparametrized(claim.module) for claim in claims),
         padding=tuple({row for claim in claims for row in _padding_rows(claim.module)}),
+        renormalized=any(getattr(claim.module, "max_norm", None) is not None for claim in claims),
     )
 
 
@@ -231,8 +275,7 @@ def _agreed_layout(
     layouts = []
     for claim in claims:
         axes = claim.axes if given is None else given
-        if axes is None:
-            raise ValueError(_unknown_owner(p, claim))
+        assert axes is not None  # _check_known has seen to that
         try:
             layouts.append(NeuronLayout(tuple(p.shape), normalize_axes(axes)))
         except ValueError as error:
@@ -254,12 +297,42 @@ def _says(claim: Claim, layout: NeuronLayout) -> str:
     return f"{claim.name!r} ({kind}) has neuron_axes {layout.neuron_axes}"
 
 
-def _unknown_owner(p: nn.Parameter, claim: Claim) -> str:
-    called = qualified_name(own_type(claim.module))
-    return (
-        f"parameter {claim.name!r} of shape {tuple(p.shape)} belongs to a {called}, whose neurons "
-        "are not known. Say which of its axes count neurons (output units), the others being "
-        f'fan-in:\n    nero.register("{called}", "{claim.attribute}", neuron_axes=(0,), '
-        'role="weight")\nwith role="gain" where each entry is by itself, or "embedding" for '
-        "vectors that are looked up or learned"
+def _unknown_owners(lacking: list[Owned]) -> str:
+    """What to write, for every parameter of which the neurons are not known."""
+    names = [repr(claims[0].name) for _, claims in lacking]
+    lines = [
+        f"the neurons of {len(lacking)} parameters are not known, since the types of the modules "
+        "that own them are not. Say for each type which axes count neurons (output units), the "
+        'others being fan-in; role="gain" has each entry by itself, "embedding" is for vectors '
+        "that are looked up or learned:"
+    ]
+    for p, claims in lacking:
+        axes, role = _likely(p)
+        called = qualified_name(own_type(claims[0].module))
+        line = f'    nero.register("{called}", "{claims[0].attribute}", neuron_axes={axes}, '
+        line += f'role="{role}")'
+        if line not in lines:
+            lines.append(line)
+    shapes = ", ".join(
+        f"{name} of shape {tuple(p.shape)}" for name, (p, _) in zip(names, lacking, strict=True)
     )
+    return "\n".join(
+        [
+            *lines,
+            f"The parameters are {shapes}. For this model alone: embedding=[{', '.join(names)}] "
+            'or overrides={name: {"role": "gain"}}; for all of them at once unknown="vectors" '
+            '(each vector along the last axis is a neuron) or unknown="entries" (each entry is)',
+        ]
+    )
+
+
+def _likely(p: Tensor) -> tuple[Axes, str]:
+    """What a parameter of an unknown owner most likely is, by its shape: axes and role.
+
+    Positions and tokens are (1, N, D), one number per channel is (C, 1, 1).
+    """
+    if sum(size > 1 for size in p.shape) < 2 and p.shape[-1] == 1:
+        return tuple(range(p.ndim)), "gain"
+    if (p.ndim > 2 and p.shape[0] == 1) or p.shape[:-1].numel() == 1:
+        return tuple(range(p.ndim - 1)), "embedding"
+    return (0,), "weight"

@@ -129,6 +129,7 @@ def describe(
     embedding: Named | Iterable[Named] | None = None,
     overrides: Mapping[str, Options] | None = None,
     batch: Any = None,
+    unknown: str = "raise",
 ) -> Description:
     """A table of every trainable parameter: owner, role, neurons, constraint, bytes of state.
 
@@ -143,6 +144,7 @@ def describe(
         embedding: as for `nero.param_groups`.
         overrides: as for `nero.param_groups`.
         batch: as for `nero.param_groups`.
+        unknown: as for `nero.param_groups`.
 
     Returns:
         A `Description`: print it, let a notebook show it, or read its `rows`.
@@ -161,7 +163,13 @@ def describe(
         2 parameters, 650 entries, 10 neurons; state: Nero 96 B, Adam 5.2 kB (54.2 times as much)
     """
     assignments = plan(
-        model, preset=preset, head=head, embedding=embedding, overrides=overrides, batch=batch
+        model,
+        preset=preset,
+        head=head,
+        embedding=embedding,
+        overrides=overrides,
+        batch=batch,
+        unknown=unknown,
     )
     rows = tuple(_row(each) for each in assignments)
     return Description(

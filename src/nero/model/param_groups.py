@@ -26,7 +26,8 @@ EMBEDDING: Options = BALANCED
 PRESETS: Mapping[str, Mapping[str, Options]] = {
     "balanced": {"weight": BALANCED, "embedding": EMBEDDING, "head": HEAD},
     "paper": {"weight": BALANCED, "embedding": BALANCED, "head": BALANCED},
-    "finetune": {"weight": KEPT, "embedding": KEPT, "head": KEPT},
+    # A head may be new, of a norm that means nothing: it is free to find its own.
+    "finetune": {"weight": KEPT, "embedding": KEPT, "head": FREE},
 }
 
 
@@ -38,6 +39,8 @@ def param_groups(
     embedding: Named | Iterable[Named] | None = None,
     overrides: Mapping[str, Options] | None = None,
     batch: Any = None,
+    unknown: str = "raise",
+    names: bool = True,
 ) -> list[dict[str, Any]]:
     """Groups for `nero.Nero` with the right neurons and constraints for each parameter.
 
@@ -71,6 +74,12 @@ def param_groups(
         batch: a tensor, a tuple of arguments or a dict of keyword arguments on which to run the
             model once, in eval mode and without gradients, to find the head: the last linear or
             convolutional layer whose output is an output of the model.
+        unknown: what a parameter with two or more axes is whose owner is not known. "raise"
+            (default): an error that lists all of them; "vectors": embeddings, each vector along
+            the last axis a neuron, as positions and tokens of shape (1, N, D) are; "entries":
+            gains, each entry by itself.
+        names: False for plain tensors under "params", which wrappers of optimisers such as
+            `torch.distributed.optim.ZeroRedundancyOptimizer` want. Default True.
 
     Returns:
         Groups of (name, tensor) pairs under "params", with "neuron_axes", "center", "radius" and
@@ -78,7 +87,7 @@ def param_groups(
 
     Raises:
         ValueError: a parameter with two or more axes whose owner is not known (the message has
-            the line that registers it) or whose owners disagree about its neurons; an
+            the lines that register them) or whose owners disagree about its neurons; an
             uninitialised lazy module; an unknown preset; a pattern that matches nothing; a head
             or embedding that the model does not have; a batch that shows no head.
         TypeError: an argument of a wrong type.
@@ -97,7 +106,13 @@ def param_groups(
         >>> optimizer = nero.Nero(groups, lr=0.01)
     """
     assignments = plan(
-        model, preset=preset, head=head, embedding=embedding, overrides=overrides, batch=batch
+        model,
+        preset=preset,
+        head=head,
+        embedding=embedding,
+        overrides=overrides,
+        batch=batch,
+        unknown=unknown,
     )
     groups: dict[Any, dict[str, Any]] = {}
     for each in assignments:
@@ -106,7 +121,7 @@ def param_groups(
         group = groups.setdefault(
             key, {"params": [], "role": each.role, "neuron_axes": axes, **options}
         )
-        group["params"].append((each.names[0], each.parameter))
+        group["params"].append((each.names[0], each.parameter) if names else each.parameter)
     return list(groups.values())
 
 
@@ -118,6 +133,7 @@ def balance_(
     embedding: Named | Iterable[Named] | None = None,
     overrides: Mapping[str, Options] | None = None,
     batch: Any = None,
+    unknown: str = "raise",
 ) -> nn.Module:
     """Put the trainable weights of a model on their constraint sets, without an optimiser.
 
@@ -131,6 +147,7 @@ def balance_(
         embedding: as for `param_groups`.
         overrides: as for `param_groups`.
         batch: as for `param_groups`.
+        unknown: as for `param_groups`.
 
     Returns:
         `model`.
@@ -146,7 +163,13 @@ def balance_(
         True
     """
     assignments = plan(
-        model, preset=preset, head=head, embedding=embedding, overrides=overrides, batch=batch
+        model,
+        preset=preset,
+        head=head,
+        embedding=embedding,
+        overrides=overrides,
+        batch=batch,
+        unknown=unknown,
     )
     for each in assignments:
         # A neuron that keeps its initial norm is centred at the most.
@@ -168,15 +191,22 @@ def plan(
     embedding: Named | Iterable[Named] | None = None,
     overrides: Mapping[str, Options] | None = None,
     batch: Any = None,
+    unknown: str = "raise",
 ) -> list[Assignment]:
     """What every trainable parameter is to the optimiser, constraints included; gives warnings.
 
     Arguments and errors are those of `param_groups`.
     """
+    _refuse_flattened(model)
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {tuple(PRESETS)}, got {preset!r}")
     assignments = assign(
-        model, head=head, embedding=embedding, overrides=overrides or {}, batch=batch
+        model,
+        head=head,
+        embedding=embedding,
+        overrides=overrides or {},
+        batch=batch,
+        unknown=unknown,
     )
     padded = [each for each in assignments if _would_move_padding(preset, each)]
     for each in assignments:
@@ -196,7 +226,26 @@ def plan(
         "keep their norms (set the row to zero to have the others projected)",
         padded,
     )
+    _warn(
+        "embeddings with max_norm: it and the norm that the optimiser keeps undo each other; give "
+        'them radius=None (overrides={name: {"radius": None, "center": False}}) or no max_norm',
+        [
+            each
+            for each in assignments
+            if each.renormalized and (each.options["center"] or each.options["radius"] is not None)
+        ],
+    )
     return assignments
+
+
+def _refuse_flattened(model: nn.Module) -> None:
+    """Raise where FSDP1 has made one long vector of many parameters."""
+    kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
+    if "FullyShardedDataParallel" in kinds:
+        raise ValueError(
+            "the model is wrapped in FullyShardedDataParallel, which flattens its parameters: the "
+            "neurons cannot be found in them. Shard it with torch.distributed.fsdp.fully_shard"
+        )
 
 
 def _constraint(preset: str, each: Assignment) -> Options:

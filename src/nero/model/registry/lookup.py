@@ -12,11 +12,18 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from nero.model.registry import other_libraries as registry_lazy
-from nero.model.registry import torch_nn as registry_torch
+from nero.model.registry import peft, timm, torch_nn, torchvision, transformers
 from nero.model.registry.rows import ROLES, AxesOf, Row
 from nero.neurons import normalize_axes
 
+# Rows for types of other packages, which need not be installed: by package and, in it, by fnmatch
+# pattern of "package.module.Class". The first that matches a parameter decides.
+LIBRARIES = {
+    "peft": peft.ROWS,
+    "timm": timm.ROWS,
+    "torchvision": torchvision.ROWS,
+    "transformers": transformers.ROWS,
+}
 # What users have registered, by type or by pattern of qualified names; the latest comes first.
 _user_rows: list[tuple[type[nn.Module] | str, Row]] = []
 
@@ -97,6 +104,7 @@ def _rows(module_type: type[nn.Module]) -> tuple[Row, ...]:
         if (fnmatchcase(called, key) if isinstance(key, str) else base is key)
     ]
     for base, called in bases:
-        found += registry_torch.ROWS.get(base, ())
-        found += registry_lazy.rows(called)
+        found += torch_nn.ROWS.get(base, ())
+        library = LIBRARIES.get(called.partition(".")[0], {})
+        found += [row for key, own in library.items() if fnmatchcase(called, key) for row in own]
     return tuple(found)

@@ -52,6 +52,11 @@ def vectors(_module: nn.Module, parameter: Tensor) -> Axes:
     return tuple(range(parameter.ndim - 1))
 
 
+def each(names: str, role: str, neuron_axes: Axes | AxesOf = (0,)) -> tuple[Row, ...]:
+    """A row for each of the names, which blanks separate."""
+    return tuple(Row(name, role, neuron_axes) for name in names.split())
+
+
 WEIGHT = Row("weight", "weight")
 BIAS = Row("bias", "bias")
 GAIN = Row("weight", "gain")
