@@ -4,14 +4,16 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from nero.kernels.cpu.build import CannotBuild, find_compiler
 from nero.kernels.cpu.library import Missing, load
 
-# Tensor sizes in one property differ by orders of magnitude, and so do the times: no deadline.
-settings.register_profile("dev", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
+# Tensor sizes in one property differ by orders of magnitude, and so do the times: no deadline. On a
+# busy machine drawing examples is slow too.
+UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("dev", **UNTIMED)
+settings.register_profile("ci", **UNTIMED, derandomize=True, database=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 # xdist runs one process per core; torch's own threads would only fight over the same cores.

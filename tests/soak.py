@@ -61,6 +61,8 @@ def growth(samples: Sequence[Sample]) -> Growth:
     """The growth after the warm-up."""
     start, end = samples[0].seconds, samples[-1].seconds
     late = [s for s in samples if s.seconds >= start + WARM_UP * (end - start)]
+    if len(late) < 2:  # the last round took most of the time
+        late = samples[-2:]
     t = torch.tensor([s.seconds for s in late], dtype=torch.float64)
     m = torch.tensor([s.mebibytes for s in late], dtype=torch.float64)
     t, m = t - t.mean(), m - m.mean()

@@ -24,7 +24,7 @@ def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_sanitizers_find_nothing_in_10_000_random_tensors(fuzzer: Path):
-    done = subprocess.run([fuzzer, str(CASES), "1"], capture_output=True, text=True, timeout=280)
+    done = subprocess.run([fuzzer, str(CASES), "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     assert done.stdout.startswith(f"{CASES} cases, ")
     assert done.stderr == ""

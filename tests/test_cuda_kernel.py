@@ -44,7 +44,6 @@ def run(tmp_path: Path, script: str, *arguments: str, **environment: str) -> dic
         env=environment,
         capture_output=True,
         text=True,
-        timeout=200,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)

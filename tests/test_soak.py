@@ -26,6 +26,12 @@ def test_growth_is_that_of_a_line_after_the_warm_up(mebibytes: float):
     assert grown.kibibytes_a_minute == pytest.approx(1024 * mebibytes / 15, abs=10)
 
 
+def test_a_round_that_takes_most_of_the_time_leaves_a_line():
+    grown = soak.growth([Sample(1, 400), Sample(1.1, 401), Sample(10, 402)])
+    assert grown.mebibytes == pytest.approx(1)
+    assert grown.kibibytes_a_minute == pytest.approx(1024 * 60 / 8.9)
+
+
 def test_a_short_soak_runs_and_tells(capsys: pytest.CaptureFixture[str]):
     assert soak.main(["--minutes", "0.03", "--limit", "1000", "--seed", "5"]) == 0
     printed = capsys.readouterr().out

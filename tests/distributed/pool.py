@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-TIMEOUT = 120  # seconds; far more than any function takes, so that a deadlock is an error
+TIMEOUT = 600  # seconds; far more than any function takes, so that a deadlock is an error
 
 
 class Pool:
@@ -75,7 +75,7 @@ def _serve(rank: int, size: int, store: str, pipe: Any) -> None:
         init_method=f"file://{store}",
         rank=rank,
         world_size=size,
-        timeout=datetime.timedelta(seconds=TIMEOUT // 4),
+        timeout=datetime.timedelta(seconds=TIMEOUT // 2),
     )
     while (task := pipe.recv()) is not None:
         function, args = task

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,16 +11,11 @@ SMALL = ["--batch", "4", "--context", "16", "--width", "16", "--depth", "1", "--
 
 
 def run(*arguments: str, processes: int) -> subprocess.CompletedProcess[str]:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    torchrun += ["--master-port", str(port)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return subprocess.run(
         [sys.executable, *(torchrun if processes > 1 else []), str(EXAMPLE), *arguments],
         capture_output=True,
         text=True,
-        timeout=200,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 

@@ -11,6 +11,8 @@ _ARGUMENTS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync"
 )
+_TIMEOUT = 300_000
+"""milliseconds; far more than anything takes"""
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 
@@ -32,9 +34,10 @@ def visit(path: Path) -> Iterator[Visit]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=_ARGUMENTS.split(), timeout=60_000
+            executable_path=CHROMIUM, args=_ARGUMENTS.split(), timeout=_TIMEOUT
         )
         page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(_TIMEOUT)
         seen = Visit(page)
 
         def only_files(route: Any) -> None:

@@ -83,12 +83,13 @@ def own_pool(job: Job, file: Path) -> None:
 
 
 def train_and_tell(run: Run, folder: Path, connection: Connection) -> None:
-    """Train in a process that may be killed at any moment, telling of every step."""
+    """Train in a process that may be killed at any moment; each step is announced and awaited."""
     torch.set_num_threads(1)
 
     class Telling(Blobs):
         def training_step(self, *args: Any, **options: Any) -> Any:
             connection.send(None)
+            connection.recv()
             return super().training_step(*args, **options)
 
     context = Context(accelerator="cpu", checkpoints=folder, save_steps=1)

@@ -233,19 +233,23 @@ def test_memory_that_two_states_share_counts_once():
 
 
 def test_the_peak_of_a_step_is_seen_by_both_meters():
-    x = Parameter(torch.ones(2**20))
+    x = Parameter(torch.ones(2**24))
+    size = 4 * 2**24
 
     @torch.no_grad()
     def action() -> None:
         x.add_(x + 1)
 
-    assert 2**22 <= memory.torch_peak(action) < 2**22 + 2**12
+    assert size <= memory.torch_peak(action) < size + 2**12
     rise = memory.resident_rise(action)
     if rise is None:
         pytest.skip("this system does not tell resident memory")
-    # To some dozens of pages, which other threads may give back meanwhile or Linux count later.
-    assert 2**22 - 2**18 <= rise < 2**22 + 2**20
-    assert memory.resident_rise(lambda: None) < 2**18
+    # Linux counts pages on each processor for a while before it adds them up, takes back those of
+    # files where memory is short, and other threads use some: a margin of a quarter.
+    assert 0.75 * size < rise < 1.25 * size
+    idle = memory.resident_rise(lambda: None)
+    assert idle is not None
+    assert idle < 0.25 * size
 
 
 def test_gpt2_has_all_its_parameters():

@@ -155,7 +155,6 @@ def test_ctrl_c_keeps_what_is_finished(runs, records, maker):
     assert recorded(kept) == expected(runs, maker)
 
 
-@pytest.mark.timeout(120)
 def test_processes_give_the_records_that_an_undisturbed_sweep_gives(runs, records, maker):
     kinds = []
     with local_pool(2, die_once) as pool:
@@ -165,7 +164,6 @@ def test_processes_give_the_records_that_an_undisturbed_sweep_gives(runs, record
     assert recorded(records) == expected(runs, maker)
 
 
-@pytest.mark.timeout(120)
 def test_processes_report_death_and_error(runs, records, maker):
     with local_pool(1, die_always) as pool:
         lost = run_jobs(lambda: runs[:3], records, pool, maker)
@@ -193,7 +191,6 @@ def wait_for_end(process: psutil.Process) -> None:
             time.sleep(0.01)
 
 
-@pytest.mark.timeout(120)
 def test_processes_report_progress_and_end_with_the_pool(runs, maker):
     with local_pool(1, never_end) as pool:
         kinds, process = started_process(pool, maker.make(runs[0]))
@@ -201,7 +198,6 @@ def test_processes_report_progress_and_end_with_the_pool(runs, maker):
     wait_for_end(process)
 
 
-@pytest.mark.timeout(120)
 def test_a_death_leaves_the_other_processes_alone(runs, maker):
     with local_pool(2, never_end) as pool:
         _, first = started_process(pool, maker.make(runs[0]))
@@ -215,7 +211,6 @@ def test_a_death_leaves_the_other_processes_alone(runs, maker):
         assert second.is_running()
 
 
-@pytest.mark.timeout(120)
 def test_processes_end_with_the_one_that_made_them(runs, maker, tmp_path):
     main = multiprocessing.get_context("forkserver").Process(
         target=own_pool, args=(maker.make(runs[0]), tmp_path / "process")
@@ -230,7 +225,6 @@ def test_processes_end_with_the_one_that_made_them(runs, maker, tmp_path):
     wait_for_end(worker)
 
 
-@pytest.mark.timeout(120)
 def test_a_process_killed_while_idle_costs_nothing(runs, records, maker, tmp_path):
     with local_pool(1, leave_process_id) as pool:
         for known in (runs[:1], runs[:2]):

@@ -61,7 +61,6 @@ def test_own_optimizer_from_a_module(folder: Path):
     assert record.run.optimizer == where
 
 
-@pytest.mark.timeout(120)
 def test_own_task_and_optimizer_in_the_workers_of_a_sweep(folder: Path):
     optimizers = "nero,my_optimizers.py:SignDescent"
     options = ("--preset", "tiny", "--lrs", "default", "--seeds", "2", "--jobs", "2")

@@ -22,10 +22,11 @@ class FakeMaker(JobMaker):
 
 
 @pytest.mark.slow  # a cluster is started
-@pytest.mark.timeout(180)
 def test_a_cluster_that_loses_a_worker_gives_the_records_of_an_undisturbed_sweep(
     tmp_path: Path, monkeypatch
 ):
+    # Ray kills workers where the machine's memory is nearly full, whoever uses it.
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=":")
     task = load_task("deep-mlp")
     preset = task.presets["tiny"]

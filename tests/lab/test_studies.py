@@ -273,7 +273,6 @@ def test_missing_data_is_a_two_line_error(folders, tmp_path, name):
     assert f"apt-get install {package}" in result.output
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", STUDIES)
 def test_quick_study_from_end_to_end_and_again(folders, tmp_path, monkeypatch, name):
     command = ["study", name, "--quick", "--out", str(tmp_path), "--jobs", "1"]

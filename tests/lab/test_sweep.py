@@ -110,7 +110,6 @@ def test_failed_run_is_named(store: RecordStore, config: RunConfig):
         run_sweep(lambda: [config], store, executor, fail)
 
 
-@pytest.mark.timeout(120)
 def test_death_of_a_process_is_reported_and_ends_the_others(store: RecordStore, config: RunConfig):
     # Seed 1 is there because Python may not notice a death before another run has finished.
     runs = [dataclasses.replace(config, seed=seed) for seed in (1, 0, 2)]
@@ -119,7 +118,6 @@ def test_death_of_a_process_is_reported_and_ends_the_others(store: RecordStore, 
     assert {record.config.seed for record in store.records.values()} <= {1}
 
 
-@pytest.mark.timeout(120)
 def test_ctrl_c_does_not_wait_for_runs_under_way(config: RunConfig):
     def interrupt_once_it_runs(executor: Executor) -> None:
         endless = executor.submit(end_by_seed, dataclasses.replace(config, seed=2))
