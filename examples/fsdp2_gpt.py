@@ -169,7 +169,7 @@ def main() -> None:
 
 
 def train(options: argparse.Namespace, device: torch.device) -> None:
-    """Train from the first step, or from a checkpoint, to the last; tells how it goes."""
+    """Train from the first step, or from a checkpoint, to the last; prints the progress."""
     rank, processes = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(options.seed)  # the same first weights in every process
     model = GPT(options.width, options.depth, options.heads, options.context).to(device)
@@ -180,16 +180,16 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
     optimizer = nero.Nero(nero.param_groups(model, head="head"), lr=options.lr)
     first = resume(options.resume, model, optimizer) if options.resume else 0
 
-    def tell(line: str, end: str = "\n") -> None:
+    def report(line: str, end: str = "\n") -> None:
         if rank == 0:
             print(line, end=end, flush=True)
 
     text = corpus()
     entries = sum(p.numel() for p in model.parameters())
-    tell(f"{entries:,} parameters on {processes} processes, {len(text):,} bytes of text")
-    tell(optimizer.path if rank == 0 else "")
+    report(f"{entries:,} parameters on {processes} processes, {len(text):,} bytes of text")
+    report(optimizer.path if rank == 0 else "")
     if first:
-        tell(f"resumed after step {first}")
+        report(f"resumed after step {first}")
     began, loss = time.monotonic(), torch.zeros(())
     for step in range(first + 1, options.steps + 1):
         shape = (options.batch, options.context, processes, rank)
@@ -203,15 +203,15 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
             dist.all_reduce(loss)
             rate = (time.monotonic() - began) / (step - first)
             left = rate * (options.steps - step)
-            tell(
+            report(
                 f"\rstep {step}/{options.steps}  loss {loss / processes:.3f} nats a byte  "
                 f"{left:.0f} s left ",
                 end="",
             )
-    tell("")
+    report("")
     if options.save:
         save(options.save, model, optimizer, options.steps)
-        tell(f"wrote {options.save / f'step-{options.steps:06d}'}")
+        report(f"wrote {options.save / f'step-{options.steps:06d}'}")
 
 
 if __name__ == "__main__":

@@ -66,9 +66,9 @@ def check_make(words: list[str], folder: Path) -> str:
 def check_nero(words: list[str], folder: Path) -> str:
     """The command's parser takes the arguments; nothing runs."""
     command, rest = typer.main.get_command(app), words[1:]
-    while hasattr(command, "commands"):
+    while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
         command = command.commands[rest.pop(0)]  # pyright: ignore[reportAttributeAccessIssue]
-    command.make_context(words[1], rest)
+    command.make_context(words[-1], rest)
     return ""
 
 
