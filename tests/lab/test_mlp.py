@@ -19,6 +19,13 @@ def test_forward_is_linear_relu_sqrt2_and_nothing_else():
     torch.testing.assert_close(model(x), expected)
 
 
+@pytest.mark.parametrize("init", ["default", "kaiming", "balanced"])
+def test_without_biases_a_network_is_positively_homogeneous(init):
+    model = PlainMLP(3, 8, init=init, bias=False)
+    x = torch.randn(5, 64)
+    torch.testing.assert_close(model(3 * x), 3 * model(x))
+
+
 def _scale_after_hidden_layers(model: PlainMLP) -> float:
     x = torch.randn(512, 64)
     start = x.square().mean()

@@ -14,7 +14,7 @@ Init = Literal["default", "kaiming", "balanced"]
 
 
 class PlainMLP(nn.Module):
-    """`depth` linear layers with biases and relu(x) * sqrt(2) between them, and nothing else.
+    """`depth` linear layers and relu(x) * sqrt(2) between them, and nothing else.
 
     No normalisation and no skip connections: every bit of signal has to pass through every layer,
     which is what makes the network hard to train when it is deep.
@@ -27,6 +27,7 @@ class PlainMLP(nn.Module):
         init: "default" leaves PyTorch's own initial weights; "kaiming" draws normal weights that
             keep the scale of the activations from layer to layer, and sets the biases to zero;
             "balanced" puts the default weights, not the biases, on Nero's constraint set.
+        bias: whether the layers have biases.
 
     Shapes: input (batch, in_features), output (batch, classes).
     """
@@ -38,6 +39,7 @@ class PlainMLP(nn.Module):
         in_features: int = 64,
         classes: int = 10,
         init: Init = "default",
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if depth < 2:
@@ -46,7 +48,7 @@ class PlainMLP(nn.Module):
             raise ValueError(f"init must be one of {', '.join(get_args(Init))}, got {init!r}")
         sizes = [in_features, *[width] * (depth - 1), classes]
         self.layers = nn.ModuleList(
-            nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairwise(sizes)
+            nn.Linear(fan_in, fan_out, bias) for fan_in, fan_out in pairwise(sizes)
         )
         if init == "kaiming":
             self._init_kaiming()
@@ -59,7 +61,8 @@ class PlainMLP(nn.Module):
             # Kaiming's gain for ReLU, sqrt(2), is already in the activation: the gain that is left
             # for the weights is 1, which PyTorch calls nonlinearity="linear".
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the class scores, (batch, classes), of the inputs x, (batch, in_features)."""

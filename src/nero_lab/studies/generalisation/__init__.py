@@ -1,0 +1,1 @@
+"""Which measures of balanced networks predict how well they generalise."""
