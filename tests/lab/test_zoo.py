@@ -66,6 +66,68 @@ def test_what_is_no_model_is_an_error_that_helps(tmp_path: Path) -> None:
     assert (result.exit_code, "not a config" in result.output) == (1, True)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"}},
+        {"auto_map": {"AutoModel": "evil.Evil"}, "architectures": ["Evil"]},
+        {"auto_map": {"AutoConfig": "evil.Evil"}, "model_type": "evil"},
+    ],
+    ids=["known type", "unknown class", "unknown type"],
+)
+def test_code_beside_a_config_is_not_run(tmp_path: Path, fields: dict[str, object]) -> None:
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    path = config_file(tmp_path, **fields)
+    # Whoever is asked whether to run it says yes.
+    result = CliRunner().invoke(app, ["describe", str(path)], input="y\n" * 9)
+    assert not (tmp_path / "ran").exists()
+    assert "[y/N]" not in result.output
+    if "model_type" in fields:
+        assert result.exit_code == 1
+        assert "code beside a config is not run" in result.output
+        assert len(result.output.strip().splitlines()) == 1
+    else:
+        assert "wte.weight" in result.output
+
+
+@pytest.mark.parametrize(
+    "architectures", [["GPT2Config"], ["pipeline"], ["AutoModel"], ["GPT2Tokenizer", "no such"]]
+)
+def test_a_name_that_is_no_model_of_transformers_gives_the_bare_model(
+    tmp_path: Path, architectures: list[str]
+) -> None:
+    model = load_model(str(config_file(tmp_path, architectures=architectures)))
+    assert type(model).__name__ == "GPT2Model"
+
+
+def test_the_file_that_is_named_is_described_and_no_other(tmp_path: Path) -> None:
+    small = config_file(tmp_path, n_layer=1).rename(tmp_path / "small.json")
+    config_file(tmp_path, n_layer=3)
+    assert len(load_model(str(small)).h) == 1
+    assert len(load_model(str(tmp_path)).h) == 3
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b"\xff",
+        b"[" * 100_000,
+        b"[]",
+        b'{"model_type": 3}',
+        b'{"model_type": ["gpt2"]}',
+        b'{"model_type": "gpt2", "n_layer": "two"}',
+        b'{"model_type": "gpt2", "architectures": 7}',
+        b'{"model_type": "gpt2", "n_embd": -4}',
+    ],
+)
+def test_a_broken_config_is_one_line(tmp_path: Path, contents: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(contents)
+    result = CliRunner().invoke(app, ["describe", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.output.startswith("error: ")
+    assert len(result.output.strip().splitlines()) == 1
+
+
 def test_without_the_lab_the_command_says_what_to_install() -> None:
     hidden = "import sys; sys.modules['typer'] = None; import nero_lab.cli.app"
     run = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True)
