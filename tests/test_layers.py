@@ -65,6 +65,7 @@ LAYERS: Mapping[str, Layer] = {
     "nero.rounding": layer(),
     "nero.rule": layer("nero.neurons nero.geometry"),
     "nero.directions": layer("nero.neurons nero.geometry"),
+    "nero.initialize": layer(),
     "nero.state": layer(RULE_AND_BELOW),
     "nero.kernels": layer(f"{STATE_AND_BELOW} nero.kernels"),
     "nero.step": layer(""),
@@ -86,7 +87,12 @@ LAYERS: Mapping[str, Layer] = {
     "nero.model.registry.timm": layer("nero.model.registry.rows"),
     "nero.model.registry.peft": layer("nero.model.registry.rows"),
     "nero.model.registry.lookup": layer("nero.neurons nero.model.registry"),
-    "nero.model.heads": layer("nero.model.registry.lookup"),
+    "nero.model.run": layer("nero.model.registry.lookup"),
+    "nero.model.heads": layer("nero.model.registry.lookup nero.model.run"),
+    "nero.model.trace": layer("nero.model.run"),
+    "nero.model.initialize": layer(
+        "nero.initialize nero.model.registry nero.model.run nero.model.trace"
+    ),
     "nero.model.assignment": layer("nero.neurons nero.model.registry nero.model.heads"),
     "nero.model.param_groups": layer(
         "nero.geometry nero.model.registry.rows nero.model.heads nero.model.assignment"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nero import geometry, measures
     from nero.backward import step_in_backward
     from nero.model.describe import Description, describe
+    from nero.model.initialize import initialize_
     from nero.model.param_groups import balance_, param_groups
     from nero.model.registry.lookup import register
     from nero.optimizer import Nero
@@ -30,6 +31,7 @@ __all__ = [
     "balance_",
     "describe",
     "geometry",
+    "initialize_",
     "measures",
     "param_groups",
     "register",
@@ -44,6 +46,7 @@ _HOMES = {
     "Nero": "nero.optimizer",
     "balance_": "nero.model.param_groups",
     "describe": "nero.model.describe",
+    "initialize_": "nero.model.initialize",
     "param_groups": "nero.model.param_groups",
     "register": "nero.model.registry.lookup",
     "step_in_backward": "nero.backward",

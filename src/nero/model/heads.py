@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from nero.model.registry.lookup import find_row, qualified_name
-
-# Types that hold the user's model in one attribute. By name, as importing them is slow or, for
-# those that a build of torch may lack, impossible.
-WRAPPERS = {
-    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
-    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
-    "torch.nn.parallel.data_parallel.DataParallel": "module",
-    "torch.optim.swa_utils.AveragedModel": "module",
-}
+from nero.model.registry.lookup import find_row
+from nero.model.run import run, unwrap
 
 Named = nn.Module | nn.Parameter | str
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself, out of torch.compile, DistributedDataParallel and the like."""
-    while attribute := WRAPPERS.get(qualified_name(type(model))):
-        model = getattr(model, attribute)
-    return model
 
 
 def find_named(
@@ -95,8 +78,7 @@ def traced_heads(model: nn.Module, batch: Any) -> list[nn.Module]:
 
     hooks = [m.register_forward_hook(remember) for m in model.modules() if _is_layer(m)]
     try:
-        with torch.no_grad(), _eval_mode(model), torch.random.fork_rng(_cuda_devices(model)):
-            outputs = _call(model, batch)
+        outputs = run(model, batch)
     finally:
         for hook in hooks:
             hook.remove()
@@ -120,12 +102,6 @@ def _is_layer(module: nn.Module) -> bool:
     return len(weights) == 1 and next(module.children(), None) is None
 
 
-def _call(model: nn.Module, batch: Any) -> Any:
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
-
-
 def _outputs(outputs: Any) -> list[Tensor]:
     if isinstance(outputs, Mapping):
         logits = outputs.get("logits")
@@ -140,18 +116,3 @@ def _outputs(outputs: Any) -> list[Tensor]:
 def _same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors share their memory; by the storage itself, for meta has no address."""
     return a.untyped_storage()._cdata == b.untyped_storage()._cdata
-
-
-def _cuda_devices(model: nn.Module) -> list[int]:
-    return sorted({p.get_device() for p in model.parameters() if p.device.type == "cuda"})
-
-
-@contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training:
-            module.training = mode
