@@ -97,6 +97,12 @@ def test_pages_that_are_named_exist() -> None:
     assert [named for named in sorted(found) if not (ROOT / named[1]).exists()] == []
 
 
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = "".join(p.read_text("utf-8") for p in (ROOT / "docs/reference").glob("*.md"))
+    documented = set(re.findall(r"^::: nero\.(\w+)", reference, re.MULTILINE))
+    assert set(nero.__all__) - documented == set()
+
+
 def test_the_front_pages_show_code() -> None:
     for page in (ROOT / "README.md", ROOT / "docs" / "index.md"):
         assert any(block.language == "python" for block in blocks(page.read_text("utf-8"))), page
