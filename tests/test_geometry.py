@@ -1,6 +1,7 @@
 """Mean, norm, projection, balance and angle over every layout, against plain float64 loops."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -151,6 +152,27 @@ def test_projection_of_bfloat16_is_rounded_once() -> None:
     geometry.project_(expected, layout)
     geometry.project_(low, layout)
     assert torch.equal(low, expected.bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((9, 8), (0,)), ((8, 9), (1,)), ((3, 4, 5), (0, 2)), ((1, 9), (0,))]
+)
+def test_what_is_taken_in_pieces_is_what_is_taken_at_once(
+    shape: tuple[int, ...], axes: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w, layout = torch.randn(shape).to(dtype), NeuronLayout(shape, axes)
+    radius = torch.rand(layout.neuron_shape) + 0.5
+
+    def all_of_it() -> list[torch.Tensor]:
+        own = geometry.project_(w.clone(), layout, radius=radius)
+        unit = geometry.project_(w.clone(), layout)
+        return [own, unit, geometry.neuron_norm(w, layout), geometry.neuron_mean(w, layout)]
+
+    expected = all_of_it()
+    monkeypatch.setattr(geometry, "PIECE", 16)
+    for mine, theirs in zip(all_of_it(), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6 if dtype == torch.float32 else 0, atol=0)
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-12, 1e-9, 1e-4, 0.5, 3.0, math.pi - 1e-9, math.pi])

@@ -47,6 +47,16 @@ def test_the_meter_sees_what_is_held_at_a_time():
     assert 8000 <= peak_bytes(lambda: (x + 1) * 2) < 9000
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"radius": "initial"}, {"radius": None, "center": False}], ids=str
+)
+def test_building_over_a_large_table_takes_a_piece_at_a_time(options: dict[str, Any]):
+    table = nn.Parameter(torch.randn(2**15, 2**9).bfloat16())
+    # A few temporaries of a piece in float32, and one number per neuron.
+    allowed = 36 * 2**20
+    assert peak_bytes(lambda: Nero([table], **options)) < allowed < 2 * table.nbytes
+
+
 TEMPORARIES: dict[str, tuple[tuple[int, ...], torch.dtype, dict[str, Any]]] = {
     "square": ((2048, 2048), torch.float32, {}),
     "square with momentum": ((2048, 2048), torch.float32, {"momentum": 0.9}),

@@ -13,6 +13,7 @@ processes is gathered for that, so that every process has to make the call.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -28,6 +29,9 @@ Axes = tuple[int, ...]
 # A neuron whose centred norm is below this many units of rounding of the norm it had before is
 # constant as far as its dtype can tell: normalising it would turn rounding noise into weights.
 NOISE_ULPS = 16
+# The public functions take this many entries at a time: what they allocate stays small beside a
+# large table, and a tensor of fewer is one piece.
+PIECE = 2**22
 # What rounding to the dtype, and summing in the working one, leaves of a projected neuron's mean
 # (times the root of the fan-in) and of its distance from the radius, in units of the radius.
 ROUNDING_ULPS = 4
@@ -63,7 +67,7 @@ def neuron_mean(w: Tensor, layout: NeuronLayout) -> Tensor:
     """
     if is_dtensor(w):
         return over_neurons(neuron_mean, (w,), layout)
-    return axis_mean(_working(w, layout), layout.fan_in_axes)
+    return _by_pieces(axis_mean, w, layout)
 
 
 def neuron_norm(w: Tensor, layout: NeuronLayout) -> Tensor:
@@ -86,7 +90,7 @@ def neuron_norm(w: Tensor, layout: NeuronLayout) -> Tensor:
     """
     if is_dtensor(w):
         return over_neurons(neuron_norm, (w,), layout)
-    return axis_norm(_working(w, layout), layout.fan_in_axes)
+    return _by_pieces(axis_norm, w, layout)
 
 
 def project_(
@@ -132,21 +136,34 @@ def project_(
         mine = local(radius)
         on_neurons_(partial(project_, center=center, radius=mine), w, layout)
         return w
-    axes = layout.fan_in_axes
-    with torch.no_grad():
-        x = _working(w, layout)
-        norm, drift = axis_norm(x, axes), axis_mean(x, axes).abs() * layout.fan_in**0.5
-        tolerance = ROUNDING_ULPS * torch.finfo(w.dtype).eps
-        off = drift > tolerance * norm if center else torch.zeros_like(norm, dtype=torch.bool)
-        if radius is not None:
-            off = off | ((norm - radius).abs() > tolerance * radius)
-        # Twice, for weights whose mean is orders of magnitude above the spread around it: what the
-        # rounding of that mean adds to the norm is gone the second time.
-        for _ in range(2):
-            axis_project_(x, axes, center=center, radius=radius, where=off)
+    view, tolerance = split_view(w.detach(), layout), ROUNDING_ULPS * torch.finfo(w.dtype).eps
+    for index in layout.pieces(PIECE):
+        piece = view[index]
+        x = piece.to(working_dtype(w.dtype))
+        own = radius[index] if isinstance(radius, Tensor) and radius.ndim else radius
+        _project_piece_(x, layout, center=center, radius=own, tolerance=tolerance)
         if x.dtype != w.dtype:
-            split_view(w, layout).copy_(x)
+            piece.copy_(x)
     return w
+
+
+def _project_piece_(
+    x: Tensor,
+    layout: NeuronLayout,
+    *,
+    center: bool,
+    radius: float | Tensor | None,
+    tolerance: float,
+) -> None:
+    axes = layout.fan_in_axes
+    norm, drift = axis_norm(x, axes), axis_mean(x, axes).abs() * layout.fan_in**0.5
+    off = drift > tolerance * norm if center else torch.zeros_like(norm, dtype=torch.bool)
+    if radius is not None:
+        off = off | ((norm - radius).abs() > tolerance * radius)
+    # Twice, for weights whose mean is orders of magnitude above the spread around it: what the
+    # rounding of that mean adds to the norm is gone the second time.
+    for _ in range(2):
+        axis_project_(x, axes, center=center, radius=radius, where=off)
 
 
 def is_balanced(
@@ -261,8 +278,14 @@ def axis_project_(
     return x
 
 
-def _working(w: Tensor, layout: NeuronLayout) -> Tensor:
-    return split_view(w.detach(), layout).to(working_dtype(w.dtype))
+def _by_pieces(
+    function: Callable[[Tensor, Axes], Tensor], w: Tensor, layout: NeuronLayout
+) -> Tensor:
+    """A number per neuron, computed from a few neurons at a time; `function` takes bare axes."""
+    view, dtype = split_view(w.detach(), layout), working_dtype(w.dtype)
+    indices = list(layout.pieces(PIECE)) or [()]
+    found = [function(view[index].to(dtype), layout.fan_in_axes) for index in indices]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=len(indices[0]) - 1)
 
 
 def _count(x: Tensor, axes: Axes) -> int:

@@ -245,8 +245,8 @@ class Nero(Optimizer):
                 project_parameter_(p, group)
                 if state := self.state.get(p):
                     sizes = measured(p, group)
-                    if state["step"] > 0:
-                        sizes["scale"] = state["scale"]
+                    stepped = state["step"].to(sizes["scale"].device) > 0
+                    sizes["scale"] = torch.where(stepped, state["scale"], sizes["scale"])
                     state |= sizes
 
     def skipped_neurons(self) -> int:
