@@ -50,6 +50,8 @@ def test_docstring_examples(name: str) -> None:
     )
     for test in found:
         run_examples(test)
+        # A section "Example" is text to the reference's parser, which runs its lines together.
+        assert not re.search(r"^ *Example:$", test.docstring or "", re.MULTILINE), test.name
 
 
 def run_page(text: str, source: str) -> int:

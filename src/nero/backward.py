@@ -59,7 +59,7 @@ def step_in_backward(
             which average gradients after the step would have used them.
         RuntimeError: the optimiser steps in backward already.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.Linear(32, 1))
         >>> optimizer = nero.Nero(model.parameters(), lr=0.01)
@@ -88,7 +88,7 @@ def step_in_backward(
 class SteppingInBackward:
     """What `nero.step_in_backward` returns: the hooks on the parameters.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> model = torch.nn.Linear(8, 4)
         >>> optimizer = nero.Nero(model.parameters())

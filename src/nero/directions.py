@@ -57,7 +57,7 @@ def directions(d: Tensor, *, center: bool, dtype: torch.dtype | None = None) -> 
         Directions of norm 1, like `d`; zero for a neuron whose gradient is zero or, where centred,
         constant. A neuron whose gradient is not finite gets NaN, and counts as zero to the others.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nero.directions import directions
         >>> d = torch.tensor([[[3.0, 0.0, 0.0], [3.0, 1e-1, 0.0]]])  # two neurons, nearly alike
@@ -139,7 +139,7 @@ def layers(x: Tensor, layout: NeuronLayout, blocks: int = 1) -> Tensor:
     Returns:
         `(matrices, neurons, fan_in)`, a view of `x` where its strides allow one.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> from nero.directions import layers
         >>> tuple(layers(torch.zeros(192, 64), nero.NeuronLayout((192, 64)), blocks=3).shape)

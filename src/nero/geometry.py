@@ -59,7 +59,7 @@ def neuron_mean(w: Tensor, layout: NeuronLayout) -> Tensor:
     Returns:
         Means, `layout.neuron_shape`, float32 (float64 for float64).
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> w = torch.tensor([[1.0, 2.0, 3.0], [-1.0, 0.0, 1.0]])
         >>> nero.geometry.neuron_mean(w, nero.NeuronLayout((2, 3))).flatten().tolist()
@@ -82,7 +82,7 @@ def neuron_norm(w: Tensor, layout: NeuronLayout) -> Tensor:
     Returns:
         Norms, `layout.neuron_shape`, float32 (float64 for float64).
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> w = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
         >>> nero.geometry.neuron_norm(w, nero.NeuronLayout((2, 2))).flatten().tolist()
@@ -121,7 +121,7 @@ def project_(
     Returns:
         `w`.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> w = torch.tensor([[3.0, -1.0, 1.0], [5.0, 5.0, 5.0]])
         >>> layout = nero.NeuronLayout((2, 3))
@@ -181,7 +181,7 @@ def is_balanced(
     Returns:
         Booleans, `layout.neuron_shape`.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> w = torch.tensor([[0.6, -0.8, 0.0], [2**-0.5, -(2**-0.5), 0.0]])
         >>> nero.geometry.is_balanced(w, nero.NeuronLayout((2, 3))).flatten().tolist()
@@ -210,7 +210,7 @@ def turning_angle(before: Tensor, after: Tensor, layout: NeuronLayout) -> Tensor
         W. Kahan, "How futile are mindless assessments of roundoff in floating-point
         computation?", 2006, section 12.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> before = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
         >>> after = torch.tensor([[1.0, 1e-9]], dtype=torch.float64)

@@ -50,7 +50,7 @@ def gain_of(function: Callable[[Tensor], Tensor]) -> Gain:
     Raises:
         ValueError: f(a) - f(-a) is zero or not finite, so that no gain keeps the signal.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nero.initialize import gain_of
         >>> round(gain_of(torch.relu).norm, 4), round(gain_of(torch.tanh).gain, 2)
@@ -92,7 +92,7 @@ def hidden_layer(
         gain: that of the activation before the layer.
         generator: of the random numbers; None for torch's own.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nero.initialize import gain_of, hidden_layer
         >>> w = hidden_layer(6, 4, 8, gain_of(lambda x: torch.relu(x) * 2**0.5))

@@ -41,7 +41,7 @@ class NeuronLayout:
         ValueError: an axis is out of range or named twice, or the blocks do not divide its size.
         TypeError: an entry is neither an integer nor a pair of integers.
 
-    Example:
+    Examples:
         >>> from nero import NeuronLayout
         >>> linear = NeuronLayout((10, 64))
         >>> linear.neurons, linear.fan_in, linear.neuron_shape
@@ -95,7 +95,7 @@ class NeuronLayout:
         not move: a centred, normalised neuron of two weights is always plus or minus
         `(1, -1) / sqrt(2)`.
 
-        Example:
+        Examples:
             >>> from nero import NeuronLayout
             >>> NeuronLayout((64, 2)).can_hold(center=True, normalize=True)
             False
@@ -114,7 +114,7 @@ class NeuronLayout:
             An index for the split view and for anything of `neuron_shape`; nothing for a tensor
             without entries.
 
-        Example:
+        Examples:
             >>> from nero import NeuronLayout
             >>> list(NeuronLayout((10, 64)).pieces(300))
             [(slice(0, 4, None),), (slice(4, 8, None),), (slice(8, 12, None),)]
@@ -138,7 +138,7 @@ def normalize_axes(neuron_axes: Iterable[object]) -> tuple[AxisSpec, ...]:
     Raises:
         TypeError: it is not a sequence of integers and pairs of integers.
 
-    Example:
+    Examples:
         >>> from nero.neurons import normalize_axes
         >>> normalize_axes([[0, 2], 1])
         ((0, 2), 1)
@@ -171,7 +171,7 @@ def blocks_by_axis(neuron_axes: tuple[AxisSpec, ...], shape: tuple[int, ...]) ->
         ValueError: an axis that the shape does not have or that is named twice, or blocks that do
             not divide it.
 
-    Example:
+    Examples:
         >>> from nero.neurons import blocks_by_axis
         >>> blocks_by_axis((0, (-1, 2)), (3, 8))
         {0: 3, 1: 2}

@@ -121,7 +121,7 @@ class Nero(Optimizer):
         Liu, Bernstein, Meister, Yue, "Learning by Turning: Neural Architecture Aware
         Optimisation", ICML 2021, arXiv:2102.07227. Departures: see `nero.rule`.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> _ = torch.manual_seed(0)
         >>> model = torch.nn.Sequential(
@@ -230,7 +230,7 @@ class Nero(Optimizer):
         With `radius="initial"` a neuron keeps the norm that it has now, and a parameter that has
         not been stepped takes its `scale` anew too. Other state does not change.
 
-        Example:
+        Examples:
             >>> import torch, nero
             >>> layer = torch.nn.Linear(4, 2)
             >>> optimizer = nero.Nero(layer.parameters())
@@ -257,7 +257,7 @@ class Nero(Optimizer):
         Of DTensors a neuron counts once, wherever it lies: reading adds up what all processes
         have counted, so all of them have to read it.
 
-        Example:
+        Examples:
             >>> import torch, nero
             >>> w = torch.nn.Parameter(torch.randn(3, 4))
             >>> optimizer = nero.Nero([w])
@@ -315,7 +315,7 @@ class Nero(Optimizer):
     def path(self) -> str:
         """Which implementation of the step the parameters take, and why.
 
-        Example:
+        Examples:
             >>> import torch, nero
             >>> optimizer = nero.Nero([torch.nn.Parameter(torch.randn(3, 4))], foreach=False)
             >>> optimizer.path

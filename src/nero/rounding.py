@@ -73,7 +73,7 @@ class Place(NamedTuple):
         noise does not depend on the mesh. Where the layout splits an axis into blocks, both are
         those of the split shape.
 
-        Example:
+        Examples:
             >>> from nero.rounding import Place
             >>> Place.of((6, 4)), Place.of((6, 4), (2, 0))  # all rows; rows from the third on
             (Place(offset=0, strides=(4, 1)), Place(offset=8, strides=(4, 1)))
@@ -96,7 +96,7 @@ def is_stochastic(rounding: str, dtype: torch.dtype) -> bool:
 def parameter_seed(seed: int, group: int, index: int) -> int:
     """The seed of the index-th parameter of a group, from the seed that the user gave.
 
-    Example:
+    Examples:
         >>> from nero.rounding import parameter_seed
         >>> parameter_seed(0, 0, 0), parameter_seed(0, 0, 1)
         (2726825882, 664193924)
@@ -151,7 +151,7 @@ def round_stochastically(x: Tensor, dtype: torch.dtype, bits: Tensor) -> Tensor:
     Returns:
         A tensor of `dtype`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nero.rounding import Place, noise_bits, noise_keys, round_stochastically
         >>> x = torch.full((10000,), 1 + 2**-10)  # an eighth of the way from 1 to 1 + 2**-7

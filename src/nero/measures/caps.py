@@ -41,7 +41,7 @@ def log_cap_fraction(fan_in: int, angle: float) -> float:
         S. Li, "Concise formulas for the area and volume of a hyperspherical cap", 2011. The
         continued fraction: NIST Digital Library of Mathematical Functions, 8.17.22.
 
-    Example:
+    Examples:
         At fan-in 4 the sphere is the ordinary one, where a cap has the area 2 pi (1 - cos angle).
 
         >>> import math
@@ -109,7 +109,7 @@ def cap_kl(layouts: Layouts, angle: float | Mapping[str, float]) -> float:
     Raises:
         ValueError: as `log_cap_fraction`, or a parameter has no angle.
 
-    Example:
+    Examples:
         >>> import math
         >>> from nero import NeuronLayout
         >>> from nero.measures import cap_kl
@@ -145,7 +145,7 @@ def sample_caps(
     Raises:
         ValueError: an angle is outside of (0, pi / 2].
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> layer = nero.balance_(torch.nn.Linear(16, 4, bias=False))
         >>> layouts = nero.measures.balanced_layouts(nero.param_groups(layer))

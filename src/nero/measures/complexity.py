@@ -37,7 +37,7 @@ def normalized_margin(
         A. R. Farhang et al., "Investigating generalization by controlling normalized margin",
         2022, with Frobenius norms: theirs is this one divided by the roots of the layers' widths.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nero import NeuronLayout
         >>> from nero.measures import normalized_margin
@@ -90,7 +90,7 @@ def spectral_complexity(
         P. L. Bartlett, D. J. Foster, M. J. Telgarsky, "Spectrally-normalized margin bounds for
         neural networks", 2017, equation 1.2.
 
-    Example:
+    Examples:
         One layer: the sum of its neurons' norms, whatever its spectral norm.
 
         >>> import torch

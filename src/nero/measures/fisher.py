@@ -36,7 +36,7 @@ def mean_cosine(fan_in: int, concentration: float) -> float:
     Source:
         D. E. Amos, "Computation of modified Bessel functions and their ratios", 1974.
 
-    Example:
+    Examples:
         On the ordinary sphere, fan-in 4, it is coth kappa - 1 / kappa.
 
         >>> from nero.measures import mean_cosine
@@ -82,7 +82,7 @@ def fisher_kl(
     Raises:
         ValueError: as `mean_cosine`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nero import NeuronLayout
         >>> from nero.measures import fisher_kl, mean_cosine
@@ -122,7 +122,7 @@ def sample_fisher(
     Source:
         A. T. A. Wood, "Simulation of the von Mises Fisher distribution", 1994.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> layer = nero.balance_(torch.nn.Linear(16, 4, bias=False))
         >>> layouts = nero.measures.balanced_layouts(nero.param_groups(layer))

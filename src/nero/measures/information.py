@@ -36,7 +36,7 @@ def arccosine_kernel(inputs: Tensor, depth: int, *, center: bool = False) -> Ten
     Source:
         Y. Cho, L. K. Saul, "Kernel methods for deep learning", 2009.
 
-    Example:
+    Examples:
         Orthogonal inputs have outputs of correlation 1 / pi after one hidden layer.
 
         >>> import math, torch
@@ -90,7 +90,7 @@ def information_bound(kernel: Tensor, labels: Tensor, *, closed_form: bool = Fal
         J. Bernstein, Y. Yue, "Computing the information content of trained neural networks",
         2021: the complexity C1, theorem 2.
 
-    Example:
+    Examples:
         Uncorrelated outputs: the labels are one draw out of 2^m, and the bound is exact.
 
         >>> import math, torch
@@ -136,7 +136,7 @@ def information_estimate(
     Source:
         A. Genz, "Numerical computation of multivariate normal probabilities", 1992.
 
-    Example:
+    Examples:
         Two outputs of correlation 1/2 have equal signs with probability 2/3.
 
         >>> import math, torch

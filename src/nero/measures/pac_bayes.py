@@ -36,7 +36,7 @@ class PacBayes:
         test_error_upper: the bound on the posterior's test error; vacuous from 0.5 on where two
             classes are equally frequent.
 
-    Example:
+    Examples:
         >>> from nero.measures import PacBayes
         >>> grid = [
         ...     PacBayes(0.2, kl=420.0, train_error=0.01, train_error_upper=0.03,
@@ -68,7 +68,7 @@ def binary_kl(q: float, p: float) -> float:
     Raises:
         ValueError: q or p is not in [0, 1].
 
-    Example:
+    Examples:
         >>> from nero.measures import binary_kl
         >>> binary_kl(0.5, 0.5), round(binary_kl(0.0, 0.5), 6)
         (0.0, 0.693147)
@@ -95,7 +95,7 @@ def binary_kl_upper(q: float, budget: float) -> float:
     Raises:
         ValueError: q is not in [0, 1] or the budget is negative.
 
-    Example:
+    Examples:
         With no error seen, `1 - exp(-budget)`:
 
         >>> from nero.measures import binary_kl_upper
@@ -134,7 +134,7 @@ def pac_bayes_bound(train_error: float, kl: float, examples: int, delta: float =
     Source:
         A. Maurer, "A note on the PAC Bayesian theorem", 2004, theorem 5.
 
-    Example:
+    Examples:
         >>> from nero.measures import pac_bayes_bound
         >>> round(pac_bayes_bound(0.0, 250.0, 1000), 3)
         0.227
@@ -184,7 +184,7 @@ def cap_bounds(
         ValueError: a parameter is trainable and not in `layouts`, neurons are not balanced, or an
             argument is out of range.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> from nero.measures import balanced_layouts, cap_bounds
         >>> inputs = torch.randn(4000, 4)
@@ -251,7 +251,7 @@ def fisher_bounds(
         G. K. Dziugaite, D. M. Roy, "Computing nonvacuous generalization bounds for deep
         (stochastic) neural networks", 2017, for Gaussians around the initial weights.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> from nero.measures import balanced_layouts, fisher_bounds
         >>> model = nero.balance_(torch.nn.Linear(8, 1, bias=False))

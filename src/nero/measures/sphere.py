@@ -37,7 +37,7 @@ def balanced_layouts(groups: Iterable[Mapping[str, Any]]) -> dict[str, NeuronLay
         Parameter name -> its layout, for tensors that are centred, of norm 1, and of a fan-in
         that lets them turn. Biases, gains and free tensors are left out.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Linear(4, 1))
         >>> layouts = nero.measures.balanced_layouts(nero.param_groups(model))

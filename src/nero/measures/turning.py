@@ -35,7 +35,7 @@ def angles_from_initial(
     Returns:
         Parameter name -> angles in radians, `layout.neuron_shape`, float64.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> model = nero.balance_(torch.nn.Linear(8, 4))
         >>> layouts = nero.measures.balanced_layouts(nero.param_groups(model))
@@ -66,7 +66,7 @@ def distance_from_initial(
     Returns:
         From 0 to twice the number of neurons; no unit.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> model = nero.balance_(torch.nn.Linear(8, 4))
         >>> layouts = nero.measures.balanced_layouts(nero.param_groups(model))
@@ -107,7 +107,7 @@ def accuracy_when_turned(
     Raises:
         ValueError: neurons are not balanced.
 
-    Example:
+    Examples:
         A linear classifier that is turned around altogether is wrong on every example.
 
         >>> import math, torch, nero
@@ -169,7 +169,7 @@ def angular_flatness(
         G. K. Dziugaite et al., "In search of robust measures of generalization", 2020, for
         Gaussian noise in place of turns.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> model = nero.balance_(torch.nn.Linear(8, 1, bias=False))
         >>> inputs = torch.randn(1000, 8)
@@ -233,7 +233,7 @@ def spherical_sharpness(
         modern look at the relationship between sharpness and generalization", 2023, for balls
         in the place of caps.
 
-    Example:
+    Examples:
         One neuron with loss w.x, x a unit vector orthogonal to w and the ones: turning towards x
         by the angle raises it by the sine.
 

@@ -57,7 +57,7 @@ class Description:
         state_bytes: what Nero keeps for all of them.
         adam_bytes: what torch.optim.Adam would.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> table = nero.describe(torch.nn.Linear(64, 10))
         >>> [(row.name, row.neurons, row.fan_in) for row in table.rows]
@@ -153,7 +153,7 @@ def describe(
         ValueError: as `nero.param_groups`.
         TypeError: as `nero.param_groups`.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> nero.describe(torch.nn.Linear(64, 10))
         name    owner   role    shape    neurons  fan in  constraint      state bytes

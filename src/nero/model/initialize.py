@@ -90,7 +90,7 @@ def initialize_(
         L. Xiao et al., ICML 2018, arXiv:1806.05393, for weights at a kernel's centre. Here rows
         are centred and of one norm.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> from torch import nn
         >>> layers = [nn.Linear(64, 64), nn.Tanh()] * 1

@@ -92,7 +92,7 @@ def param_groups(
             or embedding that the model does not have; a batch that shows no head.
         TypeError: an argument of a wrong type.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> model = torch.nn.Sequential(
         ...     torch.nn.ConvTranspose2d(8, 4, 3), torch.nn.Flatten(), torch.nn.Linear(36, 10)
@@ -156,7 +156,7 @@ def balance_(
         ValueError: as `param_groups`.
         TypeError: as `param_groups`.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> layer = nero.balance_(torch.nn.Linear(16, 4))
         >>> bool(nero.geometry.is_balanced(layer.weight, nero.NeuronLayout((4, 16))).all())

@@ -104,7 +104,7 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
         images: (batch, channels, height, width).
         generator: draws shifts and flips, on the CPU.
 
-    Example:
+    Examples:
         >>> images = torch.ones(2, 1, 8, 8)
         >>> crop_and_flip(images, torch.Generator().manual_seed(0)).shape
         torch.Size([2, 1, 8, 8])

@@ -97,7 +97,7 @@ def load_pairs(
 def trim(rows: Tensor) -> Tensor:
     """Return rows without the columns at their end that hold nothing but padding.
 
-    Example:
+    Examples:
         >>> trim(torch.tensor([[2, 5, 3, 0], [2, 3, 0, 0]])).tolist()
         [[2, 5, 3], [2, 3, 0]]
     """

@@ -123,7 +123,7 @@ def rows_of_streams(words: Tensor, streams: int, context: int) -> tuple[Tensor, 
     Returns:
         (rows, context) each.
 
-    Example:
+    Examples:
         >>> x, y = rows_of_streams(torch.arange(10), streams=2, context=2)
         >>> x.tolist(), y.tolist()
         ([[0, 1], [5, 6], [2, 3], [7, 8]], [[1, 2], [6, 7], [3, 4], [8, 9]])

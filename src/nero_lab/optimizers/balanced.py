@@ -48,7 +48,7 @@ def keep_balanced(optimizer: AnOptimizer) -> AnOptimizer:
     Source:
         Liu et al., "Learning by Turning", ICML 2021, figure 2.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> from nero_lab.optimizers.balanced import keep_balanced
         >>> layer = nero.balance_(torch.nn.Linear(8, 4))

@@ -21,7 +21,7 @@ def find_optimizer(name: str) -> OptimizerSpec:
         ValueError: there is no such row, module, file or name in it, or what is there is no
             optimiser or has no default for `lr`.
 
-    Example:
+    Examples:
         >>> from nero_lab.optimizers import find_optimizer
         >>> find_optimizer("torch.optim:NAdam").lr_grid
         (0.0002, 0.002, 0.02)

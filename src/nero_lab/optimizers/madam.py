@@ -42,7 +42,7 @@ class Madam(Optimizer):
         functions via multiplicative weight updates", NeurIPS 2020, arXiv:2006.14560, algorithm 1.
         The average's bias is corrected as in Adam.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nero_lab.optimizers.madam import Madam
         >>> w = torch.nn.Parameter(torch.tensor([1.0, -1.0]))

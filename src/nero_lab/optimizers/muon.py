@@ -34,7 +34,7 @@ def muon(
         K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024;
         J. Liu et al., "Muon is scalable for LLM training", 2025, arXiv:2502.16982 (the scaling).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nero_lab.optimizers.muon import muon
         >>> optimizer = muon(torch.nn.Linear(4, 2).parameters(), lr=0.01)

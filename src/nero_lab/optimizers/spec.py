@@ -18,7 +18,7 @@ class OptimizerSpec:
     A user's own row, with a grid and a label of its own, is one of these in a file, named as
     "file.py:ROW" (see `find_optimizer`).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nero_lab.optimizers import OptimizerSpec
         >>> row = OptimizerSpec(

@@ -10,7 +10,7 @@ _DISTRIBUTION = "nero-optim"
 def how_to_install(error: ModuleNotFoundError) -> str | None:
     """Return one line that names the smallest extra with a missing package, None without one.
 
-    Example:
+    Examples:
         >>> how_to_install(ModuleNotFoundError(name="ray.exceptions"))
         'this needs ray, which is not installed: pip install "nero-optim[ray]"'
     """

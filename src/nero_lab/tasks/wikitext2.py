@@ -122,7 +122,7 @@ class WikiText2(Task):
 def with_perplexity(loss: float) -> dict[str, float]:
     """Return a mean cross-entropy in nats, and its exponential; infinite where that is too large.
 
-    Example:
+    Examples:
         >>> with_perplexity(0.0)
         {'loss': 0.0, 'perplexity': 1.0}
     """

@@ -54,7 +54,7 @@ def register(
         ValueError: an unknown role.
         TypeError: `module_type` is neither a module type nor a string, or axes of a wrong type.
 
-    Example:
+    Examples:
         >>> import torch, nero
         >>> class Mixer(torch.nn.Module):  # y = x @ kernel
         ...     def __init__(self):

@@ -51,7 +51,7 @@ def reparametrized(module: nn.Module) -> frozenset[str]:
     The neuron is then a row of the computed weight, so these cannot be projected as neurons. Found
     by the types of torch.nn.utils: parametrizations, the weight and spectral norm of old, pruning.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from nero.model.registry.torch_nn import reparametrized
         >>> sorted(reparametrized(nn.utils.spectral_norm(nn.Linear(3, 2))))
