@@ -105,6 +105,15 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert set(nero.__all__) - documented == set()
 
 
+def test_entries_of_the_log_have_question_result_and_decision() -> None:
+    _, *entries = (ROOT / "docs/evidence/log.md").read_text("utf-8").split("\n## ")
+    assert len(entries) > 10
+    for entry in entries:
+        parts = set(re.findall(r"\*\*(Question|Result|Decision)\b", entry))
+        assert parts == {"Question", "Result", "Decision"}, entry.splitlines()[0]
+        assert entry.count("<details") == entry.count("</details>"), entry.splitlines()[0]
+
+
 def test_the_front_pages_show_code() -> None:
     for page in (ROOT / "README.md", ROOT / "docs" / "index.md"):
         assert any(block.language == "python" for block in blocks(page.read_text("utf-8"))), page
