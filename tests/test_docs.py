@@ -99,6 +99,21 @@ def test_pages_that_are_named_exist() -> None:
     assert [named for named in sorted(found) if not (ROOT / named[1]).exists()] == []
 
 
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_of_the_readme_lead_to_a_page_and_a_heading() -> None:
+    """Links between the pages of docs/ are checked by `mkdocs build --strict`."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text)
+    assert len(links) > 10
+    for path, anchor in links:
+        assert (ROOT / path).exists(), path
+        assert not anchor or anchor in anchors(ROOT / path), (path, anchor)
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     reference = "".join(p.read_text("utf-8") for p in (ROOT / "docs/reference").glob("*.md"))
     documented = set(re.findall(r"^::: nero\.(\w+)", reference, re.MULTILINE))
