@@ -1,7 +1,7 @@
 # Each target makes the environment in .venv when it is missing or out of date, and reuses it after.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak lint docs bench constraints clean
+.PHONY: help demo test test-jax soak lint docs bench constraints clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ ALSO_PINNED := setuptools
 
 help: ## Show this list
 	@echo 'Nero: the commands of this checkout. Each makes $(VENV) first where it is missing.'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo 'Another interpreter (3.11 or newer): make PYTHON=python3.12 TARGET'
 
 # Installing compiles the CPU kernel; this does so again when its sources have changed. Without a
@@ -51,6 +51,20 @@ demo: $(READY) ## Train 50- and 100-layer networks with Nero and its peers; writ
 test: $(READY) ## Run the tests on two processes, with the coverage of src/nero
 	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term
 
+# An environment of its own, since nero.optax has to work where torch is not installed.
+JAX_VENV := .venv-jax
+JAX_STAMP := $(JAX_VENV)/.installed
+$(JAX_STAMP): pyproject.toml constraints.txt
+	@test -x $(JAX_VENV)/bin/pip || $(PYTHON) -m venv $(JAX_VENV)
+	@echo 'Installing JAX and its libraries into $(JAX_VENV), without torch.'
+	@$(JAX_VENV)/bin/python -m pip --disable-pip-version-check install -qq -c constraints.txt hatchling
+	@$(JAX_VENV)/bin/python -m pip --disable-pip-version-check install -qq -c constraints.txt --no-build-isolation -e '.[dev-jax]'
+	@touch $@
+
+test-jax: $(JAX_STAMP) ## Run the tests and type checks of nero.optax, in $(JAX_VENV), without torch
+	@$(JAX_VENV)/bin/pyright --pythonpath $(JAX_VENV)/bin/python -p tests/with_jax/pyrightconfig.json
+	@$(JAX_VENV)/bin/python -m pytest tests/with_jax --confcutdir=tests/with_jax
+
 soak: $(READY) ## Fuzz for long, then train for 20 minutes and watch the memory
 	@NERO_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/test_operations.py -k every_step --timeout=3600
 	@$(BIN)/python tests/soak.py --minutes 20
@@ -73,7 +87,7 @@ constraints: $(STAMP) ## Resolve every pin anew, under the oldest supported Pyth
 	  echo 'error: pins are resolved under Python 3.11, so that they fit the newer ones: make the $(VENV) with it' >&2; exit 1; }
 	@mkdir -p build
 	@echo 'Resolving; nothing is installed.'
-	@$(PIP) install -qq --dry-run --ignore-installed --no-build-isolation --report build/resolved.json -e '.[lab,models,paper,ray,bench,dev,docs]' $(ALSO_PINNED)
+	@$(PIP) install -qq --dry-run --ignore-installed --no-build-isolation --report build/resolved.json -e '.[lab,models,paper,ray,bench,dev,docs,dev-jax]' $(ALSO_PINNED)
 	@{ grep '^#' constraints.txt; $(BIN)/python -c 'import json; \
 	  found = [item["metadata"] for item in json.load(open("build/resolved.json"))["install"]]; \
 	  print(*sorted("{}=={}".format(m["name"].lower().replace("_", "-"), m["version"]) for m in found \
@@ -81,6 +95,6 @@ constraints: $(STAMP) ## Resolve every pin anew, under the oldest supported Pyth
 	@mv build/constraints.txt constraints.txt
 	@git --no-pager diff --stat -- constraints.txt
 
-clean: ## Remove what is built and cached; .venv and runs/ stay
+clean: ## Remove what is built and cached; .venv, .venv-jax and runs/ stay
 	rm -rf $(KERNEL) build dist site htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

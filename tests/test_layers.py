@@ -37,6 +37,7 @@ STATE_AND_BELOW = f"{RULE_AND_BELOW} nero.state"
 BELOW_OPTIMIZER = f"{STATE_AND_BELOW} nero.kernels nero.model.param_groups"
 BELOW_DISPATCH = f"{BELOW_OPTIMIZER} nero.groups nero.distributed nero.step.gradients"
 BELOW_TELEMETRY = f"{BELOW_DISPATCH} nero.step.dispatch nero.checkpoint nero.optimizer"
+BELOW_OPTAX_STATE = "nero.optax.neurons nero.optax.options nero.optax.geometry"
 
 LAB_MAY_IMPORT = "nero_lab nero nero.geometry nero.measures nero.optax nero.integrations"
 LAB_PACKAGES = (
@@ -105,7 +106,17 @@ LAYERS: Mapping[str, Layer] = {
     "nero.optimizer": layer(f"{BELOW_DISPATCH} nero.step.dispatch nero.checkpoint"),
     "nero.backward": layer(BELOW_TELEMETRY),
     "nero.telemetry": layer(BELOW_TELEMETRY),
-    "nero.optax": layer("nero.neurons", theirs="jax optax"),
+    "nero.optax": layer("nero.neurons nero.optax", theirs="jax optax"),
+    "nero.optax.neurons": layer("nero.neurons", theirs="jax"),
+    "nero.optax.options": layer(theirs=""),
+    "nero.optax.geometry": layer("nero.neurons", theirs="jax"),
+    "nero.optax.rule": layer("nero.optax.geometry", theirs="jax"),
+    "nero.optax.directions": layer("nero.neurons nero.optax.geometry", theirs="jax"),
+    "nero.optax.state": layer(f"nero.neurons {BELOW_OPTAX_STATE}", theirs="jax"),
+    "nero.optax.step": layer(
+        f"{BELOW_OPTAX_STATE} nero.optax.rule nero.optax.directions nero.optax.state",
+        theirs="jax optax",
+    ),
     "nero.integrations": layer(
         f"{BELOW_TELEMETRY} nero.telemetry nero.integrations",
         theirs="torch lightning transformers",

@@ -54,11 +54,16 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"nero.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES and name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(_HOMES.get(name, f"nero.{name}"))
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        message = f'nero.{name} needs PyTorch: pip install "nero-optim[torch]"'
+        raise ModuleNotFoundError(message, name="torch") from None
+    return module if name in _MODULES else getattr(module, name)
 
 
 def __dir__() -> list[str]:

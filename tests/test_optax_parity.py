@@ -1,0 +1,34 @@
+"""nero.Nero against what nero.optax computed, and what its tests are given against nero.Nero.
+
+Neither needs JAX: both are stored, by `with_jax/jax_side.py` and `torch_side.py`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from optax_problem import FROM_JAX, FROM_TORCH, JAX_SEED, TORCH_SEED
+from torch_side import results
+
+
+@pytest.mark.parametrize(
+    ("path", "seed"),
+    [
+        pytest.param(FROM_JAX, JAX_SEED, id="what JAX computed"),
+        pytest.param(FROM_TORCH, TORCH_SEED, id="what the JAX side is tested against"),
+    ],
+)
+def test_the_stored_results(path: Path, seed: int) -> None:
+    with np.load(path) as file:
+        expected = dict(file)
+    found = results(seed)
+    assert found.keys() == expected.keys(), "write both files anew"
+    for name, value in found.items():
+        # A weight at the middle between two bfloat16 numbers may go either way.
+        tolerance = 1e-10
+        if name.startswith("bfloat16"):
+            tolerance = 2**-7 if name.endswith("weights") else 1e-5
+        np.testing.assert_allclose(
+            value, expected[name], rtol=tolerance, atol=tolerance, err_msg=name
+        )
