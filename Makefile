@@ -19,7 +19,7 @@ help: ## Show this list
 # Installing compiles the CPU kernel; this does so again when its sources have changed. Without a
 # compiler everything works, only slower.
 KERNEL := src/nero/kernels/cpu/_cpu.so
-KERNEL_SOURCES := $(addprefix src/nero/kernels/cpu/,build.py kernel.h lanes.h turn.h rounding.h kernel.cpp rows.cpp seen.cpp)
+KERNEL_SOURCES := $(addprefix src/nero/kernels/cpu/,build.py kernel.h lanes.h turn.h rounding.h kernel.cpp rows.cpp)
 $(KERNEL): $(KERNEL_SOURCES) | $(STAMP)
 	@$(BIN)/python src/nero/kernels/cpu/build.py || true
 READY := $(STAMP) $(KERNEL)

@@ -130,7 +130,7 @@ def test_the_operator_is_sound(rounding: str):
     w, g = (w.bfloat16(), g.bfloat16()) if seeds else (w, g)
     arguments = (
         *([w], [g], [torch.zeros(4, 5)], [rms], [torch.zeros(())], [torch.ones(())], [], seeds),
-        *(torch.tensor(0.1), [0, 0], 0.99, 0.9, True, "fixed", 1.0, "skip", False, rounding),
+        *(torch.tensor(0.1), [0, 0], 0.99, 0.9, True, "fixed", 1.0, "skip", False, rounding, False),
     )
     torch.library.opcheck(torch.ops.nero.fused_step_.default, arguments)
 

@@ -16,7 +16,7 @@ from nero.groups import hyper_of, layout_of
 from nero.kernels.triton import launch as cuda
 from nero.kernels.triton import plan as cuda_plan
 from nero.state import Hyper, TensorStep, tensor_step
-from nero.step import dispatch
+from nero.step import plan, route
 from nero.step.reference import _single_tensor_nero
 from optimizer_table import FLOAT32_TOLERANCE
 
@@ -138,21 +138,22 @@ def test_the_optimizer_gives_the_kernel_what_is_on_cuda_devices(
 
     params = [torch.nn.Parameter(torch.randn(4, 5)), torch.nn.Parameter(torch.randn(4))]
     # As if it were.
-    monkeypatch.setattr(dispatch, "_on_cuda", lambda p: p is params[0])
-    monkeypatch.setattr(cuda, "_fused_cuda_nero", kernel)
+    monkeypatch.setattr(route, "_on_cuda", lambda p: p is params[0])
+    monkeypatch.setattr(plan, "_whole_batch", lambda *_: None)
+    monkeypatch.setattr(plan, "_fused_cuda_nero", kernel)
+    with pytest.raises(RuntimeError, match=r"fused=True, but parameter 0 .* not on a CUDA device"):
+        nero.Nero(params, fused=True)
+    monkeypatch.setattr(cuda, "fits", lambda step, hyper: None)
     optimizer = nero.Nero(params, fused=True)
     assert optimizer.path.startswith("fused Triton kernel: 1 parameters; fused CPU kernel")
     for p in params:
         p.grad = torch.randn_like(p)
-    with pytest.raises(RuntimeError, match=r"fused=True, but parameter 0 .* not on a CUDA device"):
-        optimizer.step()
-    monkeypatch.setattr(cuda, "fits", lambda step, hyper: None)
     params[0].grad[1, 1] = torch.nan
     optimizer.step()
     assert [step.w.shape for step in taken] == [params[0].shape]
     assert optimizer.skipped_neurons() == 1
     assert int(optimizer.state[params[0]]["step"]) == 1
-    monkeypatch.setattr(dispatch, "missing_triton", lambda: "Triton is not installed")
+    monkeypatch.setattr(cuda, "fits", lambda step, hyper: "Triton is not installed")
     with pytest.raises(RuntimeError, match="Triton is not installed"):
         nero.Nero(params, fused=True)
 

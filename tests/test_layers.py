@@ -35,8 +35,8 @@ def layer(ours: str = "", *, theirs: str = "torch") -> Layer:
 RULE_AND_BELOW = "nero.neurons nero.distributed.shards nero.geometry nero.rounding nero.rule"
 STATE_AND_BELOW = f"{RULE_AND_BELOW} nero.state"
 BELOW_OPTIMIZER = f"{STATE_AND_BELOW} nero.kernels nero.model.param_groups"
-BELOW_DISPATCH = f"{BELOW_OPTIMIZER} nero.groups nero.distributed nero.step.gradients"
-BELOW_TELEMETRY = f"{BELOW_DISPATCH} nero.step.dispatch nero.checkpoint nero.optimizer"
+BELOW_STEP = f"{BELOW_OPTIMIZER} nero.groups nero.distributed"
+BELOW_TELEMETRY = f"{BELOW_STEP} nero.step nero.checkpoint nero.optimizer"
 BELOW_OPTAX_STATE = "nero.optax.neurons nero.optax.options nero.optax.geometry"
 
 LAB_MAY_IMPORT = "nero_lab nero nero.geometry nero.measures nero.optax nero.integrations"
@@ -74,7 +74,6 @@ LAYERS: Mapping[str, Layer] = {
     "nero.model.registry": layer(""),
     "nero.step.reference": layer(STATE_AND_BELOW),
     "nero.step.foreach": layer(f"{STATE_AND_BELOW} nero.step.reference"),
-    "nero.step.compiled": layer(f"{STATE_AND_BELOW} nero.kernels nero.step.foreach"),
     "nero.kernels.triton.launch": layer(f"{STATE_AND_BELOW} nero.kernels", theirs="torch triton"),
     "nero.kernels.triton.plan": layer(theirs=""),
     "nero.kernels.triton.rows": layer(
@@ -100,10 +99,14 @@ LAYERS: Mapping[str, Layer] = {
     ),
     "nero.model.describe": layer("nero.geometry nero.model"),
     "nero.groups": layer(BELOW_OPTIMIZER),
-    "nero.step.gradients": layer(f"{BELOW_OPTIMIZER} nero.groups nero.distributed"),
-    "nero.step.dispatch": layer(f"{BELOW_DISPATCH} nero.step"),
+    "nero.step.gradients": layer(BELOW_STEP),
+    "nero.step.route": layer(f"{BELOW_STEP} nero.step.gradients"),
+    "nero.step.plan": layer(
+        f"{BELOW_STEP} nero.step.gradients nero.step.route nero.step.foreach nero.step.reference"
+    ),
+    "nero.step.compiled": layer(f"{BELOW_STEP} nero.step.gradients nero.step.route nero.step.plan"),
     "nero.checkpoint": layer(f"{BELOW_OPTIMIZER} nero.groups nero.distributed"),
-    "nero.optimizer": layer(f"{BELOW_DISPATCH} nero.step.dispatch nero.checkpoint"),
+    "nero.optimizer": layer(f"{BELOW_STEP} nero.step nero.checkpoint"),
     "nero.backward": layer(BELOW_TELEMETRY),
     "nero.telemetry": layer(BELOW_TELEMETRY),
     "nero.optax": layer("nero.neurons nero.optax", theirs="jax optax"),

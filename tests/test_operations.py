@@ -20,7 +20,7 @@ from torch import Tensor
 
 import nero.checkpoint
 import nero.state
-import nero.step.dispatch
+import nero.step.plan
 import nero.step.reference
 from operations import DTYPES, GRADIENTS, LRS, MEMORY, PATHS, ROWS, World
 from optimizer_table import CONSTRAINTS
@@ -155,7 +155,7 @@ def forgotten_state(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forgotten_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nero.step.dispatch, "match_dtype", lambda p, state: None)
+    monkeypatch.setattr(nero.step.plan, "in_working_dtype", lambda p, state: {})
 
 
 def infinity_let_through(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import difflib
 import functools
 import math
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nero.distributed.shards import as_dtensor, distribute, full, is_dtensor, shards_of
+from nero.distributed.shards import (
+    as_dtensor,
+    distribute,
+    full,
+    is_dtensor,
+    local,
+    shards_of,
+)
 from nero.geometry import neuron_mean, neuron_norm, project_, working_dtype
 from nero.neurons import AxisSpec, NeuronLayout, normalize_axes
 from nero.rounding import ROUNDINGS, SEEDS, parameter_seed
@@ -269,35 +276,35 @@ def new_seed(p: Tensor, group: Mapping[str, Any], group_index: int, index: int) 
     return torch.tensor(seed, dtype=torch.int64, device=device)
 
 
-def complete_state(
-    group_index: int,
+def missing_state(
+    p: Tensor,
+    state: Mapping[str, Any],
     group: Mapping[str, Any],
-    states: MutableMapping[Tensor, dict[str, Any]],
-    position: int | None = None,
-) -> None:
-    """Make the state that a step needs and that is not there.
+    group_index: int,
+    index: int | None = None,
+) -> dict[str, Any]:
+    """The state that a step of `p` needs and that is not there.
 
-    That of parameters that have none (they were frozen, or it was deleted), and that of options
-    that were switched on in the middle of a run. For all parameters of the group, or the one at
-    `position`; without a gradient they need none.
+    All of it where there is none (it was frozen, or its state was deleted), and that of options
+    that were switched on in the middle of a run. `index` is its place in the group, if it is known.
     """
-    initial = group["radius"] == "initial"
-    for index in range(len(group["params"])) if position is None else (position,):
-        p = group["params"][index]
-        state = states.get(p)
-        if not state:
-            if p.grad is None:
-                continue
-            state = states[p] = initial_state(p, group)
-        if group["momentum"] > 0 and p.grad is not None and state.get("exp_avg") is None:
-            state["exp_avg"] = zero_average(p)
-        if initial and p.grad is not None and state.get("radius") is None:
-            layout = layout_of(p, group)
-            center, normalize = constraints(layout, group["center"], group["radius"])
-            if normalize:
-                state["radius"] = own_radius(p, layout, state["scale"], center=center)
-        if group["rounding"] == "stochastic" and state.get("seed") is None:
-            state["seed"] = new_seed(p, group, group_index, index)
+    found = {} if state else initial_state(p, group)
+    if state and group["momentum"] > 0 and state.get("exp_avg") is None:
+        found["exp_avg"] = zero_average(p)
+    if state and group["radius"] == "initial" and state.get("radius") is None:
+        layout = layout_of(p, group)
+        center, normalize = constraints(layout, group["center"], group["radius"])
+        if normalize:
+            found["radius"] = own_radius(p, layout, state["scale"], center=center)
+    if group["rounding"] == "stochastic" and state.get("seed") is None:
+        index = index_of(p, group) if index is None else index
+        found["seed"] = new_seed(p, group, group_index, index)
+    return found
+
+
+def index_of(p: Tensor, group: Mapping[str, Any]) -> int:
+    """Which of a group's parameters it is, or is the local part of."""
+    return next(i for i, q in enumerate(group["params"]) if q is p or local(q) is p)
 
 
 @functools.cache

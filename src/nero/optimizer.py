@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,35 +9,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import profiler
-from torch.optim.optimizer import (
-    Optimizer,
-    ParamsT,
-    StateDict,
-    _global_optimizer_post_hooks,
-    _global_optimizer_pre_hooks,
-)
+from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
 from nero.checkpoint import FittedState, fit_state_dict
 from nero.distributed.counts import home_of, total_count
-from nero.distributed.update import ShardedStep
 from nero.groups import (
     OPTIONS,
     check_group,
     check_hyperparameters,
     check_keys,
     check_weight_decay,
-    complete_state,
     inherited_constraint,
-    initial_state,
     measured,
+    missing_state,
     name_alike,
     parameter_name,
     project_parameter_,
 )
 from nero.neurons import normalize_axes
-from nero.step.dispatch import Dispatch, check_fused, warn_without_kernel
-from nero.step.gradients import checked_gradients
+from nero.step.compiled import compiled_step
+from nero.step.plan import plan_step
+from nero.step.route import check_fused, describe, warn_without_kernel
 
 
 class Nero(Optimizer):
@@ -163,7 +154,6 @@ class Nero(Optimizer):
         check_hyperparameters(defaults)
         check_weight_decay(weight_decay)
         self._skipped: dict[Any, Tensor] = {}  # by device or, for DTensors, by mesh
-        self._dispatch = Dispatch()
         # Every group is checked before any weight is touched, so a failure changes nothing.
         self._constructed = False
         super().__init__(params, defaults)
@@ -171,13 +161,6 @@ class Nero(Optimizer):
             self._start_group(index)
         self._constructed = True
         warn_without_kernel(self.param_groups)
-
-    def _patch_step_function(self) -> None:
-        """Called by torch, to put what hooks and profilers need around the step of a class."""
-        step = type(self).step
-        super()._patch_step_function()
-        if not getattr(step, "hooked", False):
-            type(self).step = _if_watched(type(self).step, step)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, project its weights and create its state.
@@ -214,14 +197,13 @@ class Nero(Optimizer):
     @torch.no_grad()
     def _start_group(self, index: int) -> None:
         group = self.param_groups[index]
-        for p in group["params"]:
+        for place, p in enumerate(group["params"]):
             if p.requires_grad:
                 project_parameter_(p, group)
-                self.state[p] = initial_state(p, group)
+                self.state[p] = missing_state(p, {}, group, index, place)
             # There from the start, so that a compiled step is not compiled again for it.
             zero = torch.zeros((), dtype=torch.int64, device=p.device)
             self._skipped.setdefault(home_of(p), zero)
-        complete_state(index, group, self.state)
 
     @torch.no_grad()
     def project_(self) -> None:
@@ -300,14 +282,10 @@ class Nero(Optimizer):
     def _update(self, indices: Sequence[int], position: int | None = None) -> None:
         """Step these groups, or the one parameter at `position` of each."""
         groups = [self.param_groups[index] for index in indices]
-        counts = self._dispatch.repeat(indices, groups, self.state, position)
-        if counts is None:
-            gradients = checked_gradients(groups, position)  # all before anything changes
-            sharded: list[ShardedStep] = []
-            counts = []
-            for index, group, pairs in zip(indices, groups, gradients, strict=True):
-                counts += self._dispatch.update(index, group, pairs, self.state, sharded, position)
-            counts += self._dispatch.update_sharded(sharded)
+        if torch.compiler.is_compiling():
+            counts = compiled_step(indices, groups, self.state, position)
+        else:
+            counts = plan_step(indices, groups, self.state, position).run()
         for count, home in counts:
             self._skipped[home] = count + self._skipped.get(home, 0)
 
@@ -321,7 +299,7 @@ class Nero(Optimizer):
             >>> optimizer.path
             'one tensor after another (foreach=False): 1 parameters'
         """
-        return self._dispatch.describe(self.param_groups, self.state)
+        return describe(self.param_groups, self.state)
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Load what `state_dict` returned; changes no weight.
@@ -358,7 +336,6 @@ class Nero(Optimizer):
         super().__setstate__(state)
         self._constructed = True
         self.__dict__.setdefault("_skipped", {})
-        self.__dict__.setdefault("_dispatch", Dispatch())
         self.state = defaultdict(
             dict,
             {
@@ -369,25 +346,3 @@ class Nero(Optimizer):
         for group in self.param_groups:  # one pickled by an older version lacks newer options
             for name in OPTIONS:
                 group.setdefault(name, self.defaults.get(name))
-
-
-def _if_watched(watched: Callable[..., Any], step: Callable[..., Any]) -> Callable[..., Any]:
-    """`watched` where there are hooks or a profiler, else `step` as it is.
-
-    torch tells its profiler of each step also where none runs. That takes as long as updating half
-    a million weights, once other work has emptied the processor's caches.
-    """
-
-    @functools.wraps(step)
-    def either(self: Nero, *args: Any, **kwargs: Any) -> Any:
-        anybody = (
-            profiler._is_profiler_enabled
-            or self._optimizer_step_pre_hooks
-            or self._optimizer_step_post_hooks
-            or _global_optimizer_pre_hooks
-            or _global_optimizer_post_hooks
-        )
-        return (watched if anybody else step)(self, *args, **kwargs)
-
-    either.hooked = True  # type: ignore[attr-defined]  # torch asks
-    return either

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -55,17 +56,16 @@ class TensorStep(NamedTuple):
         return noise_keys(seed if isinstance(t, Tensor) else seed.item(), t)
 
 
-def match_dtype(p: Tensor, state: dict[str, Any]) -> None:
-    """Bring a parameter's state to the dtype that it is computed in now.
+def in_working_dtype(p: Tensor, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What of a parameter's state has to be of another dtype now, converted.
 
     A model may be converted in the middle of a run, which leaves the optimizer's state as it was.
     """
     dtype = working_dtype(p.dtype)
-    if "rms" not in state or state["rms"].dtype == dtype:
-        return
-    for name in ("rms", "scale", "radius", "exp_avg"):
-        if state.get(name) is not None:
-            state[name] = state[name].to(dtype)
+    found = {name: state.get(name) for name in ("rms", "scale", "radius", "exp_avg")}
+    return {
+        name: x.to(dtype) for name, x in found.items() if isinstance(x, Tensor) and x.dtype != dtype
+    }
 
 
 class StateError(RuntimeError):
@@ -80,6 +80,35 @@ class StateError(RuntimeError):
         self.p = p
 
 
+def state_shapes(
+    layout: NeuronLayout,
+    dtype: torch.dtype,
+    *,
+    center: bool,
+    radius: str | float | None,
+    momentum: bool,
+    rounding: str,
+) -> dict[str, tuple[int, ...]]:
+    """The state that a step of a tensor needs, and its shapes.
+
+    Args:
+        layout: the tensor's layout.
+        dtype: the tensor's.
+        center: as its group has it.
+        radius: as its group has it.
+        momentum: whether its group has any.
+        rounding: as its group has it.
+    """
+    shapes = {"step": (), "rms": layout.neuron_shape, "scale": ()}
+    if momentum:
+        shapes["exp_avg"] = layout.shape
+    if radius == "initial" and constraints(layout, center, radius)[1]:
+        shapes["radius"] = layout.neuron_shape
+    if is_stochastic(rounding, dtype):
+        shapes["seed"] = ()
+    return shapes
+
+
 def check_state(p: Tensor, state: dict[str, Any], layout: NeuronLayout, hyper: Hyper) -> None:
     """See that the state of a parameter is there and of the shapes that its layout wants.
 
@@ -92,17 +121,20 @@ def check_state(p: Tensor, state: dict[str, Any], layout: NeuronLayout, hyper: H
     Raises:
         StateError: it is not.
     """
-    shapes = {"step": (), "rms": layout.neuron_shape, "scale": ()}
-    if hyper.momentum > 0:
-        shapes["exp_avg"] = p.shape
-    if hyper.radius == "initial" and constraints(layout, hyper.center, hyper.radius)[1]:
-        shapes["radius"] = layout.neuron_shape
-    if is_stochastic(hyper.rounding, p.dtype):
-        shapes["seed"] = ()
+    shapes = state_shapes(
+        layout,
+        p.dtype,
+        center=hyper.center,
+        radius=hyper.radius,
+        momentum=hyper.momentum > 0,
+        rounding=hyper.rounding,
+    )
     for name, shape in shapes.items():
         x = state.get(name)
-        if x is None or x.shape != shape:
-            found = "none" if x is None else f"one of shape {tuple(x.shape)}"
+        if not isinstance(x, Tensor) or x.shape != shape:
+            found = "none" if x is None else f"one of type {type(x).__name__}"
+            if isinstance(x, Tensor):
+                found = f"one of shape {tuple(x.shape)}"
             raise StateError(
                 p,
                 f"the step needs a state {name!r} of shape {tuple(shape)} and found {found}; the "

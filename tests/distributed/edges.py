@@ -141,7 +141,7 @@ def refusals() -> None:
 
 def paths() -> None:
     both = _three()
-    assert "all-reduced sums (neurons sharded over processes): 1 param" in both.spread.path
+    assert "all-reduced sums (its neurons are sharded over processes): 1 param" in both.spread.path
     assert re.search(r"CPU kernel \(.*\): 2 param", both.spread.path), both.spread.path
     rows = torch.nn.Parameter(shard(random(8, 8, seed=0), both.mesh, [S0]))
     fused = Nero([rows], fused=True)

@@ -69,8 +69,6 @@ def local_groups(
         states: their state.
         sharded: receives the parameters whose neurons are sharded between processes.
     """
-    # Autograd must know, as it does of any tensor that is changed in place.
-    torch.autograd.graph.increment_version([p for p, _ in pairs if is_dtensor(p)])
     found: dict[Key, LocalGroup] = {}
     hyper = hyper_of(group)
     for p, g in pairs:

@@ -114,5 +114,5 @@ def _outputs(outputs: Any) -> list[Tensor]:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors share their memory; by the storage itself, for meta has no address."""
-    return a.untyped_storage()._cdata == b.untyped_storage()._cdata
+    """Whether two tensors share their memory; a storage is one object."""
+    return a.untyped_storage() is b.untyped_storage()

@@ -1,25 +1,87 @@
-"""The compiled kernels as a custom operator, `nero::fused_step_`, which torch.compile can trace."""
+"""A step under torch.compile: the kernels as a custom operator, `nero::fused_step_`."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nero.kernels.cpu.group import CpuGroup
+from nero.distributed.local import Pairs, gradient_of, local_groups, whole_group
+from nero.distributed.shards import any_dtensor, is_dtensor
+from nero.distributed.update import ShardedStep
+from nero.groups import hyper_of, layout_of, missing_state
 from nero.kernels.cpu.library import Missing, load
-from nero.kernels.triton import launch as cuda
-from nero.neurons import AxisSpec, NeuronLayout
-from nero.state import Hyper, tensor_step
-from nero.step.foreach import _multi_tensor_nero
+from nero.neurons import AxisSpec
+from nero.state import Hyper, in_working_dtype, tensor_step
+from nero.step.gradients import checked_gradients
+from nero.step.plan import Count, LocalGroup, Plan, plan_group, sharded_counts, torch_nero
+from nero.step.route import wants_kernel
 
 FREE, INITIAL, FIXED = "free", "initial", "fixed"
 
 
-def fused_step(
-    pairs: list[tuple[Tensor, Tensor]],
-    states: list[dict[str, Tensor]],
+def compiled_step(
+    indices: Sequence[int],
+    groups: Sequence[dict[str, Any]],
+    states: dict[Tensor, dict[str, Any]],
+    position: int | None = None,
+) -> list[Count]:
+    """A step as torch.compile traces it; arguments as `nero.step.plan.plan_step`, and its counts.
+
+    What a kernel may take of a device becomes one node of the graph, which plans when it runs.
+    """
+    counts: list[Count] = []
+    sharded: list[ShardedStep] = []
+    all_pairs = checked_gradients(list(groups), position)
+    for index, group, pairs in zip(indices, groups, all_pairs, strict=True):
+        for p, _ in pairs:
+            states[p].update(missing_state(p, states[p], group, index))
+            states[p].update(in_working_dtype(p, states[p]))
+        parts = [whole_group(group, pairs, states)]
+        if any_dtensor(p for p, _ in pairs):
+            pairs = [(p, gradient_of(p) if is_dtensor(p) else g) for p, g in pairs]
+            parts = local_groups(group, pairs, states, sharded)
+        for part in parts:
+            found = _compiled_part(part)
+            if part.key.counts and group["nonfinite"] == "skip":
+                counts += [(count, part.key.home(count)) for count in found]
+    return counts + sharded_counts(sharded)
+
+
+@torch.compiler.assume_constant_result
+def _has_kernel() -> bool:
+    return not isinstance(load(), Missing)
+
+
+def _compiled_part(part: LocalGroup) -> list[Tensor]:
+    group, hyper = part.group, hyper_of(part.group)
+    kinds = ["cpu"] * (wants_kernel(group) and _has_kernel()) + ["cuda"] * bool(group["fused"])
+    counts: list[Tensor] = []
+    for kind in kinds:
+        if ours := [(p, g) for p, g in part.pairs if p.device.type == kind]:
+            states = [part.states[p] for p, _ in ours]
+            strict = bool(group["fused"])
+            counts.append(_fused_step(ours, states, hyper, group["neuron_axes"], strict))
+    rest = [
+        tensor_step(p, g, part.states[p], layout_of(p, group), hyper, part.places.get(p))
+        for p, g in part.pairs
+        if p.device.type not in kinds
+    ]
+    if rest:
+        torch._foreach_add_([step.state["step"] for step in rest], 1)
+        masks = torch_nero(rest, hyper, foreach=group["foreach"] is not False)
+        counts += [(~finite).sum() for finite in masks]
+    return counts
+
+
+def _fused_step(
+    pairs: Pairs,
+    states: list[dict[str, Any]],
     hyper: Hyper,
     neuron_axes: tuple[AxisSpec, ...],
+    strict: bool,
 ) -> Tensor:
     """One step of parameters of one device, as a single node of a compiled graph.
 
@@ -49,6 +111,7 @@ def fused_step(
         hyper.nonfinite,
         hyper.maximize,
         hyper.rounding,
+        strict,
     )
 
 
@@ -72,48 +135,41 @@ def fused_step_(
     nonfinite: str,
     maximize: bool,
     rounding: str,
+    strict: bool,
 ) -> Tensor:
-    """Update `weights` and their state in place; axes come as pairs, with 0 blocks for all."""
-    axes = tuple(
-        (axis, blocks) if blocks else axis
-        for axis, blocks in zip(neuron_axes[::2], neuron_axes[1::2], strict=True)
-    )
-    hyper = Hyper(
-        lr=lr.item() if lr.device.type == "cpu" else lr,
-        beta=beta,
-        momentum=momentum,
-        center=center,
-        radius={FREE: None, INITIAL: "initial"}.get(radius_kind, radius),
-        nonfinite=nonfinite,
-        maximize=maximize,
-        capturable=False,
-        rounding=rounding,
-    )
-    states = {
+    """Update `weights` and their state in place; axes come as pairs, with 0 blocks for all.
+
+    Under `strict` it raises, with nothing updated, where no kernel fits.
+    """
+    group = {
+        "params": weights,
+        "lr": lr.item() if lr.device.type == "cpu" else lr,
+        "beta": beta,
+        "momentum": momentum,
+        "center": center,
+        "radius": {FREE: None, INITIAL: "initial"}.get(radius_kind, radius),
+        "nonfinite": nonfinite,
+        "maximize": maximize,
+        "capturable": False,
+        "rounding": rounding,
+        "neuron_axes": tuple(
+            (axis, blocks) if blocks else axis
+            for axis, blocks in zip(neuron_axes[::2], neuron_axes[1::2], strict=True)
+        ),
+        "fused": strict or None,
+        "foreach": None,
+    }
+    states: dict[Tensor, dict[str, Any]] = {
         w: {"rms": rms[i], "step": steps[i], "scale": scales[i]} for i, w in enumerate(weights)
     }
     for name, tensors in (("exp_avg", averages), ("radius", radii), ("seed", seeds)):
         for w, x in zip(weights, tensors, strict=False):
             states[w][name] = x
-    pairs = list(zip(weights, gradients, strict=True))
-    left = dict.fromkeys(weights, "")
+    plan = Plan(states, [], [], [])
+    plan_group(plan, 0, group, list(zip(weights, gradients, strict=True)))
     skipped = torch.zeros((), dtype=torch.int64, device=weights[0].device)
-    library = load()
-    if weights[0].device.type == "cpu" and not isinstance(library, Missing):
-        left, count = CpuGroup(library).step(pairs, states, hyper, axes)
-        skipped += count
-    rest = [
-        tensor_step(p, g, states[p], NeuronLayout(tuple(p.shape), axes), hyper)
-        for p, g in pairs
-        if p in left
-    ]
-    for step in rest:
-        step.state["step"].add_(1)
-    fused = [step for step in rest if cuda.fits(step, hyper) is None]
-    others = [step for step in rest if cuda.fits(step, hyper) is not None]
-    masks = cuda._fused_cuda_nero(fused, hyper) if fused else []
-    for finite in masks + _multi_tensor_nero(others, hyper):
-        skipped = skipped + (~finite).sum().to(skipped.device)
+    for count, _ in plan.run():
+        skipped = skipped + count.to(skipped.device)
     return skipped
 
 

@@ -1,4 +1,4 @@
-"""The gradients of a step, looked at before anything changes."""
+"""The gradients of a step, checked before anything changes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,19 @@ from torch import Tensor
 from nero.distributed.local import Pairs, gradient_of
 from nero.distributed.shards import any_dtensor, as_dtensor, is_dtensor, local
 from nero.groups import parameter_name
+from nero.kernels.facts import NO_MEMORY, why_unreadable
 
 _STRIDED = {torch.strided}
+
+
+def readable(g: Tensor) -> Tensor:
+    """A gradient with its numbers in memory.
+
+    torch marks some tensors as negated, or as zero, instead of writing their numbers.
+    """
+    if g.is_neg():
+        g = g.resolve_neg()
+    return g.clone() if why_unreadable(g) == NO_MEMORY else g
 
 
 class Suspect(NamedTuple):
@@ -29,8 +40,9 @@ def checked_gradients(groups: list[dict[str, Any]], position: int | None = None)
         position: the one parameter of each to look at; None for all.
 
     Raises:
-        RuntimeError: a gradient is sparse, on another mesh, or not finite where that has to be
-            told, with its parameter's name; in every process, whichever of them holds the entry.
+        RuntimeError: a gradient is sparse, on another mesh, or not finite under
+            nonfinite="raise", with its parameter's name; in every
+            process, whichever of them holds the entry.
     """
     all_pairs = []
     suspects: list[Suspect] = []

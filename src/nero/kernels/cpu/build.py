@@ -27,7 +27,6 @@ SOURCES = (
     "rounding.h",
     "kernel.cpp",
     "rows.cpp",
-    "seen.cpp",
 )
 
 # No contraction: a product and a sum fused into one rounding on one processor and not on another
@@ -110,7 +109,7 @@ def build(
         # Moved into its place, so that a process that has the old one loaded keeps it.
         made = f"{directory}/library"
         kind = ["-shared"] if program is None else ["-I.", str(program)]
-        rest = ["-pthread", "kernel.cpp", "seen.cpp", *objects]
+        rest = ["-pthread", "kernel.cpp", *objects]
         _run([*compiler, *defines, *kind, *rest, "-o", made])
         unfinished = target.with_name(f"{target.name}.{os.getpid()}")
         shutil.copy(made, unfinished)

@@ -6,11 +6,11 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 
 namespace nero {
 namespace {
@@ -42,18 +42,6 @@ bool has_avx512() {
 #endif
 }
 
-// Fetching rows ahead takes up to 8 % off a step on AMD's family 25 (Zen 4) and adds up to 60 % on its
-// family 26 (Zen 5), whose own fetching it seems to interrupt. Others were not measured.
-bool gains_from_fetching() {
-#if defined(__x86_64__)
-  unsigned version = 0, rest;
-  __get_cpuid(1, &version, &rest, &rest, &rest);
-  return (version >> 8 & 15) + (version >> 20 & 255) == 25;
-#else
-  return false;
-#endif
-}
-
 struct InstructionSet { const char* name; bool (*supported)(); Update update; };
 const InstructionSet SETS[] = {  // the best one last
     {"baseline", always, baseline::update},
@@ -70,18 +58,18 @@ int64_t element_size(int64_t dtype) { return dtype == FLOAT64 ? 8 : dtype == FLO
 
 // Entries of a neuron that follow each other in all three tensors.
 bool is_row(const Tensor& t) {
-  const Loops& f = t.fan_in_loops;
-  return t.fan_in == 1 ||
+  const Loops& f = t.shape->fan_in_loops;
+  return t.shape->fan_in == 1 ||
          (f.count == 1 && f.w[0] == 1 && f.g[0] == 1 && (f.m[0] == 1 || !t.m));
 }
 
 // Weights that are stepped in float32, in scratch, and rounded by noise.
-bool is_rounded(const Tensor& t) { return (t.flags & STOCHASTIC) && element_size(t.dtype) == 2; }
+bool is_rounded(const Tensor& t) { return (t.shape->flags & STOCHASTIC) && element_size(t.shape->dtype) == 2; }
 
 int64_t scratch_neuron_bytes(const Tensor& t) {
-  if (is_rounded(t)) return scratch_row(t.fan_in) * 3 * sizeof(float);
-  int64_t average = t.m ? (t.dtype == FLOAT64 ? 8 : 4) : 0;
-  return scratch_row(t.fan_in) * (2 * element_size(t.dtype) + average);
+  if (is_rounded(t)) return scratch_row(t.shape->fan_in) * 3 * sizeof(float);
+  int64_t average = t.m ? (t.shape->dtype == FLOAT64 ? 8 : 4) : 0;
+  return scratch_row(t.shape->fan_in) * (2 * element_size(t.shape->dtype) + average);
 }
 
 int64_t gathered_at_once(const Tensor& t) {
@@ -101,18 +89,10 @@ struct Job {
   int64_t scratch = 0;             // bytes that each thread needs
   Update update;
   std::atomic<int64_t> next{0}, skipped{0};
-  std::atomic<bool> out_of_memory{false};
 };
 
-// One thread's share: chunk after chunk until none is left. Which thread takes which chunk makes no
-// difference to the result.
-void run(void* data) {
-  Job& job = *static_cast<Job*>(data);
-  void* scratch = job.scratch ? std::malloc(job.scratch) : nullptr;
-  if (job.scratch && !scratch) {
-    job.out_of_memory = true;
-    return;
-  }
+// Chunk after chunk until none is left. Which thread takes which makes no difference to the result.
+void take_chunks(Job& job, void* scratch) {
   const int64_t total = job.chunks.back();
   int64_t skipped = 0;
   size_t index = 0;
@@ -121,10 +101,17 @@ void run(void* data) {
     int64_t before = index ? job.chunks[index - 1] : 0, size = job.per_chunk[index];
     Work work = job.works[index];
     work.scratch = scratch;
-    int64_t begin = (chunk - before) * size, count = work.tensor->neuron_count;
+    int64_t begin = (chunk - before) * size, count = work.tensor->shape->neuron_count;
     skipped += job.update(work, begin, begin + size < count ? begin + size : count);
   }
   job.skipped += skipped;
+}
+
+// One thread's share, or nothing where it finds no memory.
+void run(void* data) {
+  Job& job = *static_cast<Job*>(data);
+  void* scratch = job.scratch ? std::malloc(job.scratch) : nullptr;
+  if (scratch || !job.scratch) take_chunks(job, scratch);
   std::free(scratch);
 }
 
@@ -141,28 +128,29 @@ struct Corrections {
   }
 };
 
-Work start(const Tensor& tensor, const Group& group, void* w, const void* g, Corrections& now) {
-  now.at(*tensor.step += 1, group);
+Work start(const Tensor& tensor, const Group& group, Corrections& now) {
+  now.at(*tensor.step + 1, group);
   Work work{};
   work.tensor = &tensor;
   work.group = &group;
-  work.w = w;
-  work.g = g;
+  work.w = tensor.w;
+  work.g = tensor.g;
   work.root_beta = std::sqrt(group.beta);
   work.root_rest = std::sqrt(1 - group.beta);
   work.debias_m = now.debias_m;
   work.rate = now.rate;
-  static const bool fetches = gains_from_fetching();
-  work.fetches = fetches;
   work.scratch_neurons = is_rounded(tensor) ? 1 : is_row(tensor) ? 0 : gathered_at_once(tensor);
   return work;
 }
 
 void spread(Job& job, int threads, GompParallel gomp_parallel) {
-  if (threads <= 1) return run(&job);
+  if (threads <= 1) return;  // the calling thread does all, later
   if (gomp_parallel) return gomp_parallel(run, &job, threads, 0);
   std::vector<std::thread> others;
-  for (int i = 1; i < threads; ++i) others.emplace_back(run, &job);
+  try {
+    for (int i = 1; i < threads; ++i) others.emplace_back(run, &job);
+  } catch (const std::system_error&) {  // no more threads: those that there are do all
+  }
   run(&job);
   for (auto& thread : others) thread.join();
 }
@@ -188,21 +176,27 @@ NERO_EXPORT int nero_instruction_sets(const char** names, int capacity) {
   return count;
 }
 
-// One step of `count` tensors, whose step counts it increments; `addresses` of each one's weights and
-// of its gradient. `gomp_parallel` is that function of the OpenMP runtime that torch runs on, or
-// null. Returns the number of neurons skipped; -1 for an unknown instruction set and -2 where memory
-// ran out, with nothing or some tensors updated.
-NERO_EXPORT int64_t nero_step(const nero::Tensor* tensors, const uint64_t* addresses,
-                              int64_t count, const nero::Group* group,
-                              const char* instruction_set, int threads,
-                              nero::GompParallel gomp_parallel) {
+// One step of `count` tensors, whose step counts it increments; `columns` has, for each field of a
+// Tensor, that of each of them. `gomp_parallel` is that function of the
+// OpenMP runtime that torch runs on, or null. Returns the number of neurons skipped; with nothing
+// updated, -1 for an unknown instruction set and -2 where there is no memory.
+NERO_EXPORT int64_t nero_step(const uint64_t* const* columns, int64_t count,
+                              const nero::Group* group, const char* instruction_set, int threads,
+                              nero::GompParallel gomp_parallel) try {
   nero::Job job;
   job.update = nullptr;
   for (const auto& set : nero::SETS)
     if (set.supported() && !std::strcmp(set.name, instruction_set)) job.update = set.update;
   if (!job.update) return -1;
+  if (count == 0) return 0;
+  std::vector<nero::Tensor> tensors(count);
   int64_t total = 0, entries = 0;
-  for (int64_t i = 0; i < count; ++i) entries += tensors[i].neuron_count * tensors[i].fan_in;
+  for (int64_t i = 0; i < count; ++i) {
+    uint64_t fields[nero::FIELDS];
+    for (int64_t k = 0; k < nero::FIELDS; ++k) fields[k] = columns[k][i];
+    std::memcpy((void*)&tensors[i], fields, sizeof fields);
+    entries += tensors[i].shape->neuron_count * tensors[i].shape->fan_in;
+  }
   const int64_t chunk = nero::chunk_entries(entries, threads);
   job.works.reserve(count);
   job.per_chunk.reserve(count);
@@ -210,22 +204,28 @@ NERO_EXPORT int64_t nero_step(const nero::Tensor* tensors, const uint64_t* addre
   nero::Corrections corrections;
   for (int64_t i = 0; i < count; ++i) {
     const nero::Tensor& t = tensors[i];
-    job.works.push_back(nero::start(t, *group, (void*)addresses[2 * i], (const void*)addresses[2 * i + 1], corrections));
-    int64_t size = chunk / (t.fan_in > 0 ? t.fan_in : 1);
+    job.works.push_back(nero::start(t, *group, corrections));
+    int64_t size = chunk / (t.shape->fan_in > 0 ? t.shape->fan_in : 1);
     int64_t together = job.works.back().scratch_neurons;
     // Whole blocks of lanes, so that the same neurons share one however the threads are.
     if (together && (size = size / nero::MAX_LANES * nero::MAX_LANES) < nero::MAX_LANES) size = nero::MAX_LANES;
     if (size < 1) size = 1;
     job.per_chunk.push_back(size);
-    job.chunks.push_back(total += (t.neuron_count + size - 1) / size);
+    job.chunks.push_back(total += (t.shape->neuron_count + size - 1) / size);
     if (together) {
       int64_t bytes = together * nero::scratch_neuron_bytes(t);
       if (bytes > job.scratch) job.scratch = bytes;
     }
   }
-  if (count == 0) return 0;
-  int64_t useful = entries < nero::WORTH_THREADS ? 1 : total;
+  // This thread's own memory is there before anything changes, for what other threads may leave.
+  const std::unique_ptr<void, decltype(&std::free)> scratch(std::malloc(job.scratch + 1), std::free);
+  if (!scratch) return -2;
+  for (int64_t i = 0; i < count; ++i) *tensors[i].step += 1;
+  const int64_t useful = entries < nero::WORTH_THREADS ? 1 : total;
   nero::spread(job, useful < threads ? (int)useful : threads, gomp_parallel);
-  return job.out_of_memory ? -2 : job.skipped.load();
+  nero::take_chunks(job, scratch.get());
+  return job.skipped.load();
+} catch (const std::bad_alloc&) {
+  return -2;
 }
 }

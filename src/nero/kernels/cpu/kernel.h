@@ -1,5 +1,5 @@
 // What Python hands to the CPU kernel, and what its two halves (kernel.cpp: tensors and threads;
-// rows.cpp: arithmetic) share. Every field is 8 bytes, in the order of cpu.py.
+// rows.cpp: arithmetic) share. Every field is 8 bytes, in the order of step.py.
 #pragma once
 #include <cstdint>
 
@@ -18,19 +18,27 @@ struct Loops {
   int64_t size[MAX_DIMS], w[MAX_DIMS], g[MAX_DIMS], m[MAX_DIMS], i[MAX_DIMS];
 };
 
-// What stays the same from step to step of one parameter. State is float (double for double).
-struct Tensor {
-  void* m;             // the running average of the gradient, or null
-  void* rms;           // one per neuron, contiguous in the order of `neurons`
-  float* step;         // the parameter's own count of steps; incremented
-  const void* scale;   // what stands for the radius where a neuron has none
-  const void* radius;  // one per neuron, under INITIAL
+// What the kernel needs to know of a tensor but where it lies: tensors that are alike share one.
+struct Shape {
   int64_t dtype, flags;
-  const int64_t* seed;  // of the noise, under STOCHASTIC; else null
   int64_t offset;       // index of the first entry in the parameter, for its noise
   int64_t neuron_count, fan_in;
   Loops neurons, fan_in_loops;
 };
+
+// A parameter, its gradient and its state. State is float (double for double).
+struct Tensor {
+  const Shape* shape;
+  void* w;
+  const void* g;
+  void* m;              // the running average of the gradient, or null
+  void* rms;            // one per neuron, contiguous in the order of `neurons`
+  float* step;          // the parameter's own count of steps; incremented
+  const void* scale;    // what stands for the radius where a neuron has none
+  const void* radius;   // one per neuron, under INITIAL
+  const int64_t* seed;  // of the noise, under STOCHASTIC
+};
+constexpr int64_t FIELDS = sizeof(Tensor) / sizeof(uint64_t);
 
 // The hyperparameters of a group.
 struct Group {
@@ -50,7 +58,6 @@ struct Work {
   double rate;                     // lr sqrt(1 - beta^t) / (1 - momentum^t)
   void* scratch;                   // gathered neurons, see scratch_row
   int64_t scratch_neurons;         // how many fit into it; 0 where neurons are rows in memory
-  bool fetches;                    // whether this processor gains from fetching rows ahead
 };
 
 // Updates neurons begin to end; returns how many were skipped because of their gradient.

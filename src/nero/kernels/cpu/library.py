@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from nero.kernels.cpu.build import LIBRARY, source_digest
-from nero.kernels.cpu.seen import Addresses
 
 INSTRUCTION_SET = "NERO_CPU"
 """The environment variable that forces an instruction set, or "none" for no kernel."""
@@ -47,7 +48,6 @@ class Library:
     Attributes:
         instruction_sets: those that the library and the processor have, the best one last.
         instruction_set: the one in use.
-        look: the kernel's `nero_look`, for `nero.kernels.cpu.seen.Seen`.
 
     Raises:
         OSError: it cannot be loaded.
@@ -70,7 +70,6 @@ class Library:
         self._step = library.nero_step
         self._step.restype = ctypes.c_int64
         self._step.argtypes = (
-            ctypes.c_char_p,
             ctypes.c_void_p,
             ctypes.c_int64,
             ctypes.c_void_p,
@@ -78,45 +77,27 @@ class Library:
             ctypes.c_int,
             ctypes.c_void_p,
         )
-        # Looks at Python's objects, so it keeps Python's lock, and raises what they raise.
-        self.look = ctypes.PyDLL(str(path)).nero_look
-        self.look.restype = ctypes.c_int64
-        self.look.argtypes = (
-            ctypes.c_void_p,
-            ctypes.py_object,
-            ctypes.c_int64,
-            ctypes.py_object,
-            ctypes.py_object,
-            ctypes.py_object,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_int64,
-        )
 
-    def step(self, records: bytes, count: int, addresses: Addresses, group: GroupFields) -> int:
+    def step(self, columns: Sequence[array[int]], group: GroupFields) -> int:
         """Update the tensors at these addresses; returns how many neurons were skipped.
 
         Args:
-            records: one after another, what kernel.h calls a Tensor.
-            count: how many.
-            addresses: of each one's weights and of its gradient.
+            columns: for each field of what kernel.h calls a Tensor, that of each tensor.
             group: hyperparameters.
 
         Raises:
-            MemoryError: a thread found no room for gathered neurons.
+            MemoryError: there is no room for gathered neurons; nothing was changed.
         """
         skipped = self._step(
-            records,
-            addresses,
-            count,
+            (ctypes.c_void_p * len(columns))(*(column.buffer_info()[0] for column in columns)),
+            len(columns[0]),
             ctypes.byref(group),
             self._name,
             torch.get_num_threads(),
             openmp_parallel(),
         )
         if skipped == OUT_OF_MEMORY:
-            raise MemoryError("the CPU kernel found no memory; some weights were not updated")
+            raise MemoryError("the CPU kernel found no memory; nothing was changed")
         return skipped
 
 

@@ -96,25 +96,25 @@ template <class Each> void at_each(const Loops& loops, int64_t begin, int64_t en
 
 template <class S> int64_t update_rounded(const Work& work, int64_t begin, int64_t end) {
   const Tensor& t = *work.tensor;
-  const int64_t n = t.fan_in, row = scratch_row(n);
+  const int64_t n = t.shape->fan_in, row = scratch_row(n);
   const Noise noise(*t.seed, *t.step);
   const Terms terms(work);
   float* own_w = (float*)work.scratch;
   float *own_g = own_w + row, *own_m = t.m ? own_g + row : nullptr;
   int64_t skipped = 0;
-  at_each(t.neurons, begin, end, [&](int64_t neuron, const Spot& start) {
+  at_each(t.shape->neurons, begin, end, [&](int64_t neuron, const Spot& start) {
     S* w = (S*)work.w + start.w;
     const S* g = (const S*)work.g + start.g;
     float* m = t.m ? (float*)t.m + start.m : nullptr;
-    at_each(t.fan_in_loops, 0, n, [&](int64_t k, const Spot& entry) {
+    at_each(t.shape->fan_in_loops, 0, n, [&](int64_t k, const Spot& entry) {
       own_w[k] = widen(w + entry.w);
       own_g[k] = widen(g + entry.g);
       if (m) own_m[k] = get(m + entry.m);
     });
     skipped += !(n == 1 ? update_entry(work, neuron_at<float>(work, neuron), own_w, own_g, own_m)
                         : update_row(work, terms, neuron, own_w, own_g, own_m, n));
-    at_each(t.fan_in_loops, 0, n, [&](int64_t k, const Spot& entry) {
-      put_rounded(w + entry.w, own_w[k], noise.bits(t.offset + start.i + entry.i));
+    at_each(t.shape->fan_in_loops, 0, n, [&](int64_t k, const Spot& entry) {
+      put_rounded(w + entry.w, own_w[k], noise.bits(t.shape->offset + start.i + entry.i));
       if (m) put(m + entry.m, own_m[k]);
     });
   });

@@ -64,8 +64,8 @@ constexpr int MAX_GATHERED = 16;
 template <class S, class C>
 int64_t update_gathered(const Work& work, int64_t begin, int64_t end) {
   const Tensor& t = *work.tensor;
-  const Loops& loops = t.fan_in_loops;
-  const int64_t n = t.fan_in, row = scratch_row(n);
+  const Loops& loops = t.shape->fan_in_loops;
+  const int64_t n = t.shape->fan_in, row = scratch_row(n);
   S* w = (S*)work.w;
   const S* g = (const S*)work.g;
   C* m = (C*)t.m;
@@ -77,7 +77,7 @@ int64_t update_gathered(const Work& work, int64_t begin, int64_t end) {
   for (int64_t first = begin; first < end; first += work.scratch_neurons) {
     const int64_t left = end - first, count = left < work.scratch_neurons ? left : work.scratch_neurons;
     Offsets starts[MAX_GATHERED];
-    for (int64_t k = 0; k < count; ++k) starts[k] = offsets(t.neurons, first + k);
+    for (int64_t k = 0; k < count; ++k) starts[k] = offsets(t.shape->neurons, first + k);
     auto each = [&](auto memory, auto own, auto stride, auto strides, bool out) {
       walk(loops, stride, strides, starts, count, row, [&](int64_t place, int64_t entry, int64_t length) {
         out ? copy(memory + entry, own + place, length) : copy(own + place, memory + entry, length);
@@ -129,7 +129,7 @@ unsigned update_block(const Work& work, int64_t first, S* w, const S* g) {
     spill(lanes.ww, sums[3]); spill(lanes.wg, sums[4]);
     lanes = LaneSums<V>();
   };
-  along<V>(t.fan_in_loops, [&](int64_t w_at, int64_t g_at) {
+  along<V>(t.shape->fan_in_loops, [&](int64_t w_at, int64_t g_at) {
     lanes.add_lanes(w + w_at, g + g_at);
     if (++summed % FLUSH == 0) flush();
   });
@@ -149,7 +149,7 @@ unsigned update_block(const Work& work, int64_t first, S* w, const S* g) {
     stretches[i] = (C)plans.stretch[i];
     turns[i] = (C)plans.easy[i];
   }
-  along<V>(t.fan_in_loops, [&](int64_t w_at, int64_t g_at) {
+  along<V>(t.shape->fan_in_loops, [&](int64_t w_at, int64_t g_at) {
     for (int k = 0; k < PARTS; ++k) {
       const int at = k * WIDTH<S>;
       V wk = load(w + w_at + at), gk = load(g + g_at + at);
@@ -162,7 +162,7 @@ unsigned update_block(const Work& work, int64_t first, S* w, const S* g) {
 
 // Whether a block of lanes fits between neuron `first` and the end of its row in memory.
 template <class S> bool is_block(const Tensor& t, int64_t first, int64_t end) {
-  const Loops& loops = t.neurons;
+  const Loops& loops = t.shape->neurons;
   const int64_t inner = loops.count - 1;
   return !t.m && inner >= 0 && loops.w[inner] == 1 && loops.g[inner] == 1 &&
          first + LANES<S> <= end && first % loops.size[inner] + LANES<S> <= loops.size[inner];
@@ -174,7 +174,7 @@ int64_t update_scattered(const Work& work, int64_t begin, int64_t end) {
   for (int64_t first = begin; first < end;) {
     if (!is_block<S>(*work.tensor, first, end)) {
       // Up to where the next row in memory begins.
-      const Loops& loops = work.tensor->neurons;
+      const Loops& loops = work.tensor->shape->neurons;
       int64_t size = loops.count ? loops.size[loops.count - 1] : 1;
       int64_t stop = first + size - first % size;
       stop = stop < end ? stop : end;
@@ -182,7 +182,7 @@ int64_t update_scattered(const Work& work, int64_t begin, int64_t end) {
       first = stop;
       continue;
     }
-    Offsets at = offsets(work.tensor->neurons, first);
+    Offsets at = offsets(work.tensor->shape->neurons, first);
     unsigned left = update_block<S, C>(work, first, (S*)work.w + at.w, (const S*)work.g + at.g);
     for (int i = 0; left; ++i, left >>= 1)
       if (left & 1) skipped += update_gathered<S, C>(work, first + i, first + i + 1);
@@ -234,7 +234,7 @@ template <class S, class C> struct ShortRows {
 };
 
 template <class S, class C> int64_t update_short_rows(const Work& work, int64_t begin, int64_t end) {
-  const int64_t n = work.tensor->fan_in;
+  const int64_t n = work.tensor->shape->fan_in;
   const Terms terms(work);
   ShortRows<S, C> rows;
   Plans<C, TOGETHER> plans;
@@ -244,7 +244,7 @@ template <class S, class C> int64_t update_short_rows(const Work& work, int64_t 
     S* w[TOGETHER];
     const S* g[TOGETHER];
     for (int r = 0; r < count; ++r) {
-      Offsets at = offsets(work.tensor->neurons, first + r);
+      Offsets at = offsets(work.tensor->shape->neurons, first + r);
       w[r] = (S*)work.w + at.w;
       g[r] = (const S*)work.g + at.g;
       rows.sum(r, w[r], g[r], n);
@@ -286,8 +286,8 @@ template <class S> bool update_entries(const Work& work, int64_t first, S* w, co
 // Neurons that are rows in memory or a single entry, one by one.
 template <class S, class C> int64_t update_singly(const Work& work, int64_t begin, int64_t end) {
   const Tensor& t = *work.tensor;
-  const Loops& loops = t.neurons;
-  [[maybe_unused]] const bool together = t.fan_in == 1 && !t.m && !(t.flags & NORMALIZE) &&
+  const Loops& loops = t.shape->neurons;
+  [[maybe_unused]] const bool together = t.shape->fan_in == 1 && !t.m && !(t.shape->flags & NORMALIZE) &&
                                          loops.count == 1 && loops.w[0] == 1 && loops.g[0] == 1;
   const Terms terms(work);
   int64_t skipped = 0;
@@ -302,8 +302,8 @@ template <class S, class C> int64_t update_singly(const Work& work, int64_t begi
         continue;
       }
     }
-    skipped += !(t.fan_in == 1 ? update_entry(work, neuron_at<C>(work, i), w, g, m)
-                               : update_row(work, terms, i, w, g, m, t.fan_in));
+    skipped += !(t.shape->fan_in == 1 ? update_entry(work, neuron_at<C>(work, i), w, g, m)
+                               : update_row(work, terms, i, w, g, m, t.shape->fan_in));
   }
   return skipped;
 }
@@ -311,9 +311,9 @@ template <class S, class C> int64_t update_singly(const Work& work, int64_t begi
 template <class S> int64_t update_neurons(const Work& work, int64_t begin, int64_t end) {
   using C = typename Lanes<S>::Scalar;
   if constexpr (sizeof(S) == 2)
-    if (work.tensor->flags & STOCHASTIC) return update_rounded<S>(work, begin, end);
+    if (work.tensor->shape->flags & STOCHASTIC) return update_rounded<S>(work, begin, end);
   if (work.scratch_neurons) return update_scattered<S, C>(work, begin, end);
-  const int64_t n = work.tensor->fan_in;
+  const int64_t n = work.tensor->shape->fan_in;
   if (!work.tensor->m && n > 1 && 2 * n * (int64_t)sizeof(S) <= SHORT_ROW)
     return update_short_rows<S, C>(work, begin, end);
   return update_singly<S, C>(work, begin, end);
@@ -322,7 +322,7 @@ template <class S> int64_t update_neurons(const Work& work, int64_t begin, int64
 }  // namespace
 
 int64_t update(const Work& work, int64_t begin, int64_t end) {
-  switch (work.tensor->dtype) {
+  switch (work.tensor->shape->dtype) {
     case FLOAT64: return update_neurons<double>(work, begin, end);
     case BFLOAT16: return update_neurons<BFloat16>(work, begin, end);
     case FLOAT16: return update_neurons<Float16>(work, begin, end);

@@ -108,15 +108,6 @@ template <class G> double careful_norm(const G* g, int64_t n) {
 
 // ---- pass 2: the turn -----------------------------------------------------------------------
 
-// Memory may be idle while a row is turned out of the cache. Where that helps (Work::fetches), a block
-// of the next row is fetched for so many that are turned, if rows leave room in the first cache.
-constexpr int AHEAD = 4;
-constexpr int64_t LEAST_FETCHED = 1024, MOST_FETCHED = 4608;  // bytes of weights in a row
-
-inline bool is_fetched_ahead(const Work& work, int64_t bytes) {
-  return work.fetches && bytes >= LEAST_FETCHED && bytes <= MOST_FETCHED;
-}
-
 // w <- (w - k g - mean) * stretch
 template <class S> struct Turning {
   using C = typename Lanes<S>::Scalar;
@@ -143,20 +134,10 @@ template <class S> struct Turning {
   }
 
   // A row of n entries that was just summed up, from its end, which is still nearest in the cache.
-  template <class G> void row(S* w, const G* g, int64_t n, bool fetches) const {
+  template <class G> void row(S* w, const G* g, int64_t n) const {
     constexpr int64_t size = ENTRIES<S, G>;
     tail(w, g, n);
-    int64_t i = n - n % size;
-    const S* next_w = w + n;
-    const G* next_g = g + n;
-    for (; i >= AHEAD * size; next_w += size, next_g += size) {
-      if (fetches) {
-        __builtin_prefetch(next_w);
-        __builtin_prefetch(next_g);
-      }
-      for (int k = 0; k < AHEAD; ++k) i -= size, block(w + i, g + i);
-    }
-    while ((i -= size) >= 0) block(w + i, g + i);
+    for (int64_t i = n - n % size; (i -= size) >= 0;) block(w + i, g + i);
   }
 
   // The last entries of a row of n, fewer than a block.
@@ -227,8 +208,8 @@ template <class C> struct Neuron {
 template <class C> Neuron<C> neuron_at(const Work& work, int64_t index) {
   const Tensor& t = *work.tensor;
   double radius = 0;
-  if (t.flags & NORMALIZE)
-    radius = t.flags & INITIAL ? (double)get((const C*)t.radius + index) : work.group->radius;
+  if (t.shape->flags & NORMALIZE)
+    radius = t.shape->flags & INITIAL ? (double)get((const C*)t.radius + index) : work.group->radius;
   return {(C*)t.rms + index, (double)get((const C*)t.scale), radius};
 }
 
@@ -247,7 +228,7 @@ template <class C> double remember(const Work& work, const Neuron<C>& neuron, do
 
 // A neuron without a radius of its own is not projected under radius="initial".
 template <class C> bool centers(const Work& work, const Neuron<C>& neuron) {
-  const int64_t flags = work.tensor->flags;
+  const int64_t flags = work.tensor->shape->flags;
   return (flags & CENTER) && !((flags & INITIAL) && !(neuron.radius > 0));
 }
 
@@ -275,10 +256,10 @@ struct Terms {
     old_weight = work.root_beta * work.root_beta;
     new_weight = b * b;
     rate = work.rate;
-    scale = t.dtype == FLOAT64 ? *(const double*)t.scale : *(const float*)t.scale;
-    n = t.fan_in;
+    scale = t.shape->dtype == FLOAT64 ? *(const double*)t.scale : *(const float*)t.scale;
+    n = t.shape->fan_in;
     // A neuron without a radius of its own is not projected under radius="initial".
-    center_above = !(t.flags & CENTER) ? HUGE_VAL : t.flags & INITIAL ? 0 : -1;
+    center_above = !(t.shape->flags & CENTER) ? HUGE_VAL : t.shape->flags & INITIAL ? 0 : -1;
   }
 };
 
@@ -292,8 +273,9 @@ template <class C, int N> struct Plans {
   // `count` neurons from `first` on; the rest of N repeats the last.
   void remembered(const Work& work, int64_t first, int64_t count) {
     const Tensor& t = *work.tensor;
-    const C* own = t.flags & NORMALIZE && t.flags & INITIAL ? (const C*)t.radius + first : nullptr;
-    const double common = t.flags & NORMALIZE ? work.group->radius : 0;
+    const int64_t flags = t.shape->flags;
+    const C* own = flags & NORMALIZE && flags & INITIAL ? (const C*)t.radius + first : nullptr;
+    const double common = flags & NORMALIZE ? work.group->radius : 0;
     for (int i = 0; i < N; ++i) {
       const int64_t at = i < count ? i : count - 1;
       rms[i] = ((const C*)t.rms)[first + at];
@@ -327,12 +309,11 @@ template <class C, int N> struct Plans {
   // Turns neuron `index`, of which this is the i-th plan. False where it was skipped.
   template <class S, class G>
   NERO_INLINE bool carry_out(const Work& work, int64_t index, int i, S* w, const G* g) const {
-    const int64_t n = work.tensor->fan_in;
+    const int64_t n = work.tensor->shape->fan_in;
     Neuron<C> neuron = neuron_at<C>(work, index);
     if (easy[i] == 0) return turn_carefully(work, neuron, w, g, n);
     put(neuron.rms, (C)rms[i]);
-    const bool fetches = is_fetched_ahead(work, n * (int64_t)sizeof(S));
-    Turning<S>(k[i], mean[i], stretch[i]).row(w, g, n, fetches);
+    Turning<S>(k[i], mean[i], stretch[i]).row(w, g, n);
     return true;
   }
 };

@@ -222,7 +222,7 @@ def _operands(step: TensorStep) -> Iterator[tuple[str, Tensor, tuple[torch.dtype
     """What the kernel reads and writes: name, tensor, the dtypes that it may have."""
     yield "it", step.w, DTYPES
     yield "its gradient", step.g, DTYPES
-    state = {"its running average": step.m, "its step count": step.state["step"]}
+    state = {"its running average": step.m, "its step count": step.state.get("step")}
     state |= {f"its state {name!r}": step.state.get(name) for name in ("rms", "scale", "radius")}
     for name, x in state.items():
         if x is not None:
@@ -231,12 +231,6 @@ def _operands(step: TensorStep) -> Iterator[tuple[str, Tensor, tuple[torch.dtype
 
 def _log(x: float) -> float:
     return math.log(x) if x > 0 else -math.inf
-
-
-@functools.cache
-def missing_triton() -> str:
-    """Why there is no kernel for CUDA; empty where there is."""
-    return "" if _has_triton() else "Triton is not installed"
 
 
 @functools.cache

@@ -1,0 +1,237 @@
+"""All tensors of a group in one call of the compiled CPU kernel.
+
+The kernel reads each gradient once and each weight once, and writes each weight once. It is given
+addresses, which are new at every step; those of shapes (loops and strides) are shared by tensors
+that are alike.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from itertools import repeat
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nero.geometry import working_dtype
+from nero.kernels.cpu.library import GroupFields, Library, load
+from nero.kernels.facts import Facts
+from nero.neurons import AxisSpec, NeuronLayout, blocks_by_axis
+from nero.rounding import Place, is_stochastic
+from nero.state import Hyper, constraints, state_shapes
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+MAX_DIMS = 3
+CENTER, NORMALIZE, INITIAL, STOCHASTIC = 1, 2, 4, 8
+NONFINITE = {"skip": 0, "raise": 0, "propagate": 1}  # "raise" has looked before
+
+# What the kernel is given of each tensor after shape, weights and gradient, as kernel.h has it.
+STATE = ("exp_avg", "rms", "step", "scale", "radius", "seed")
+
+# (size, strides in w, g, m and the index by which noise is made, or 0)
+Loop = tuple[int, int, int, int, int]
+
+
+class Settings(NamedTuple):
+    """What a shape depends on besides the tensors; hashable."""
+
+    center: bool
+    radius: str | float | None
+    momentum: bool
+    rounding: str
+    neuron_axes: tuple[AxisSpec, ...]
+
+    @classmethod
+    def of(cls, hyper: Hyper, neuron_axes: tuple[AxisSpec, ...]) -> Settings:
+        """The settings of a group."""
+        momentum = hyper.momentum > 0
+        return cls(hyper.center, hyper.radius, momentum, hyper.rounding, neuron_axes)
+
+    def state(self) -> tuple[str, ...]:
+        """The state that the kernel is given."""
+        left_out = {
+            *(() if self.momentum else ("exp_avg",)),
+            *(() if self.radius == "initial" else ("radius",)),
+            *(() if self.rounding == "stochastic" else ("seed",)),
+        }
+        return tuple(name for name in STATE if name not in left_out)
+
+
+class Shape(NamedTuple):
+    """What the kernel has to know of a tensor but its addresses.
+
+    Attributes:
+        numbers: dtype, flags, offset, neurons, fan-in, and two nests of loops.
+        address: where they lie.
+    """
+
+    numbers: array[int]
+    address: int
+
+
+def shape_of(
+    settings: Settings, place: Place | None, w: Facts, g: Facts, state: Mapping[str, Facts]
+) -> Shape | str:
+    """The shape of a tensor as the kernel takes it, or why it cannot take it.
+
+    Args:
+        settings: of its group.
+        place: where a shard lies in the whole parameter, for its noise; None if it is all of it.
+        w: the facts of the tensor.
+        g: of its gradient.
+        state: of its state, by name; what is missing is taken to fit.
+    """
+    if reason := _why_not(w, g):
+        return reason
+    layout = NeuronLayout(tuple(w.shape), settings.neuron_axes)
+    stochastic = is_stochastic(settings.rounding, w.dtype)
+    wanted = state_shapes(
+        layout,
+        w.dtype,
+        center=settings.center,
+        radius=settings.radius,
+        momentum=settings.momentum,
+        rounding=settings.rounding,
+    )
+    for name, shape in wanted.items():
+        x = state.get(name)
+        if x and (reason := _why_not_state(name, x, shape, w.dtype)):
+            return reason
+    if not stochastic:
+        place = None
+    elif place is None:
+        place = Place.of(layout.split_shape)
+    average = state.get("exp_avg", w) if settings.momentum else None
+    loops = _loops(layout, [w, g, average], place)
+    if loops is None:
+        return f"its axes do not merge into {MAX_DIMS} loops"
+    center, normalize = constraints(layout, settings.center, settings.radius)
+    flags = CENTER * center + NORMALIZE * normalize + STOCHASTIC * stochastic
+    flags += INITIAL * (normalize and settings.radius == "initial")
+    # An empty tensor has a step count and nothing else.
+    neurons = layout.neurons if math.prod(w.shape) else 0
+    first = [DTYPES.index(w.dtype), flags, place.offset if place else 0, neurons, layout.fan_in]
+    numbers = array("q", [*first, *_packed(loops[0]), *_packed(loops[1])])
+    return Shape(numbers, numbers.buffer_info()[0])
+
+
+class Batch:
+    """Tensors of one group that fit, ready to be stepped; holds on to all whose addresses it has.
+
+    Args:
+        hyper: hyperparameters of the group; waits for a learning rate on a device.
+    """
+
+    def __init__(self, hyper: Hyper) -> None:
+        lr = float(hyper.lr)
+        radius = hyper.radius if isinstance(hyper.radius, (int, float)) else 1.0
+        nonfinite = NONFINITE[hyper.nonfinite]
+        lr = -lr if hyper.maximize else lr
+        self._fields = GroupFields(lr, hyper.beta, hyper.momentum, radius, nonfinite)
+        self._columns = {name: array("Q") for name in ("shape", "w", "g", *STATE)}
+        self._kept: list[Any] = []
+
+    def add(self, shapes: Sequence[Shape], columns: Mapping[str, Sequence[Tensor]]) -> None:
+        """Add tensors.
+
+        Args:
+            shapes: one for each tensor.
+            columns: by name, the tensors ("w"), their gradients ("g") and their state.
+
+        Raises:
+            RuntimeError: a tensor does not lie in memory.
+        """
+        self._columns["shape"].extend([shape.address for shape in shapes])
+        for name, column in self._columns.items():
+            if name in columns:
+                column.extend(_addresses(columns[name]))
+            elif name != "shape":
+                column.extend(repeat(0, len(shapes)))
+        self._kept.append((shapes, columns))
+
+    def run(self) -> int:
+        """Update them and count their steps; returns how many neurons were skipped."""
+        library = load()
+        assert isinstance(library, Library)
+        return library.step(list(self._columns.values()), self._fields)
+
+
+def _addresses(tensors: Sequence[Tensor]) -> list[int]:
+    found = list(map(Tensor.data_ptr, tensors))
+    if not all(found) and any(x.numel() for x, at in zip(tensors, found, strict=True) if not at):
+        raise RuntimeError("a tensor does not lie in memory")
+    return found
+
+
+def _why_not(w: Facts, g: Facts) -> str:
+    if w.dtype not in DTYPES or g.dtype != w.dtype:
+        return f"it is {w.dtype} with a gradient of {g.dtype}"
+    if g.shape != w.shape:
+        return f"its gradient is of shape {tuple(g.shape)}"
+    if w.negative or g.negative:
+        return "it or its gradient is negated by a mark, not in memory"
+    if not (w.lies_in_storage and g.lies_in_storage):
+        return "its storage or its gradient's was freed or resized"
+    if any(size > 1 and stride == 0 for size, stride in zip(w.shape, w.strides, strict=True)):
+        return "its entries share memory"
+    return ""
+
+
+def _why_not_state(name: str, x: Facts, shape: tuple[int, ...], dtype: torch.dtype) -> str:
+    wanted = {"step": torch.float32, "seed": torch.int64}.get(name, working_dtype(dtype))
+    if x.dtype != wanted:
+        return f"its state {name!r} is {x.dtype}"
+    if x.negative or x.shape != shape or not x.lies_in_storage:
+        return f"its state {name!r} does not lie in memory in shape {tuple(shape)}"
+    if name != "exp_avg" and not x.is_contiguous:
+        return f"its state {name!r} is not contiguous"
+    return ""
+
+
+def _loops(
+    layout: NeuronLayout, tensors: list[Facts | None], place: Place | None
+) -> tuple[list[Loop], list[Loop]] | None:
+    """The loops over neurons and over a neuron's entries, merged; None if they are too many."""
+    nests: tuple[list[Loop], list[Loop]] = ([], [])
+    w, g, m = (_split_strides(layout, x) for x in tensors)
+    i = place.strides if place else (0,) * len(w)
+    for axis, size in enumerate(layout.split_shape):
+        if size != 1:
+            loop = (size, w[axis], g[axis], m[axis], i[axis])
+            nests[axis in layout.fan_in_axes].append(loop)
+    # Neurons stay in order, which is that of their state; their entries go as memory goes.
+    nests[1].sort(key=lambda loop: loop[1], reverse=True)
+    merged = _merge(nests[0]), _merge(nests[1])
+    return merged if max(map(len, merged)) <= MAX_DIMS else None
+
+
+def _split_strides(layout: NeuronLayout, x: Facts | None) -> tuple[int, ...]:
+    """The strides of a tensor viewed in `layout.split_shape`."""
+    if x is None:
+        return (0,) * len(layout.split_shape)
+    blocks = blocks_by_axis(layout.neuron_axes, layout.shape)
+    found: list[int] = []
+    for axis, (size, stride) in enumerate(zip(x.shape, x.strides, strict=True)):
+        count = blocks.get(axis)
+        found += [stride] if count in (None, size) else [size // count * stride, stride]
+    return tuple(found)
+
+
+def _merge(loops: list[Loop]) -> list[Loop]:
+    merged: list[Loop] = []
+    for loop in loops:
+        size, *strides = loop
+        if merged and [size * stride for stride in strides] == list(merged[-1][1:]):
+            merged[-1] = (merged[-1][0] * size, *loop[1:])
+        else:
+            merged.append(loop)
+    return merged
+
+
+def _packed(loops: list[Loop]) -> list[int]:
+    """A nest of loops in the fields of kernel.h: how many, then all sizes, all strides in w, ..."""
+    padding = [0] * (MAX_DIMS - len(loops))
+    return [len(loops), *(n for field in range(5) for n in [*(x[field] for x in loops), *padding])]

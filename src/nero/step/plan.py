@@ -1,0 +1,228 @@
+"""One step of an optimiser: everything is planned, and may be refused, before anything changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nero.distributed.local import Key, LocalGroup, Pairs, gradient_of, local_groups, whole_group
+from nero.distributed.shards import any_dtensor, is_dtensor, local
+from nero.distributed.update import ShardedStep, update_sharded
+from nero.groups import hyper_of, index_of, layout_of, missing_state, parameter_name
+from nero.kernels.cpu.step import Batch, Settings, Shape
+from nero.kernels.facts import why_unreadable
+from nero.kernels.triton.launch import _fused_cuda_nero
+from nero.state import Hyper, StateError, TensorStep, in_working_dtype, tensor_step
+from nero.step.foreach import _multi_tensor_nero
+from nero.step.gradients import checked_gradients, readable
+from nero.step.reference import _single_tensor_nero
+from nero.step.route import (
+    CPU,
+    TRITON,
+    States,
+    cpu_routes,
+    no_kernel,
+    refuse,
+    route,
+    wants_kernel,
+)
+
+# Parameters whose tensors are asked together: so many that all stay in the cache meanwhile.
+IN_CACHE = 64
+
+# How many neurons were skipped, and the device or, for DTensors, the mesh that they are on.
+Count = tuple[Tensor, Any]
+
+
+class LocalStep(NamedTuple):
+    """The step of plain tensors of one group: those that go to each path."""
+
+    key: Key
+    hyper: Hyper
+    foreach: bool
+    batch: Batch | None
+    triton: list[TensorStep]
+    others: list[TensorStep]
+
+    def run(self) -> list[Tensor]:
+        """Update them; returns how many neurons were skipped, in 0-d tensors."""
+        counts: list[Tensor] = []
+        if self.batch and (skipped := self.batch.run()):
+            counts.append(torch.tensor(skipped, device="cpu"))
+        if steps := self.triton + self.others:
+            torch._foreach_add_([step.state["step"] for step in steps], 1)
+            masks = _fused_cuda_nero(self.triton, self.hyper)
+            masks += torch_nero(self.others, self.hyper, foreach=self.foreach)
+            counts += [(~finite).sum() for finite in masks]
+        return counts
+
+
+def torch_nero(steps: list[TensorStep], hyper: Hyper, *, foreach: bool) -> list[Tensor]:
+    """Update tensors whose steps are counted by PyTorch's operators."""
+    foreach = foreach and len(steps) > 1
+    return (_multi_tensor_nero if foreach else _single_tensor_nero)(steps, hyper)
+
+
+class Plan(NamedTuple):
+    """A step that nothing stands against any more.
+
+    Attributes:
+        states: the state of all parameters.
+        new_state: state that parameters get for this step, which they lacked.
+        steps: the steps of plain tensors.
+        sharded: those of tensors whose neurons are sharded over processes, of all groups, so that
+            they share their communication.
+    """
+
+    states: dict[Tensor, dict[str, Any]]
+    new_state: list[tuple[Tensor, dict[str, Any]]]
+    steps: list[LocalStep]
+    sharded: list[ShardedStep]
+
+    def run(self) -> list[Count]:
+        """Update weights and state; returns how many neurons were skipped, by where it counts."""
+        for p, new in self.new_state:
+            self.states.setdefault(p, {}).update(new)
+        counts: list[Count] = []
+        for step in self.steps:
+            found = step.run()
+            if step.key.counts and step.hyper.nonfinite == "skip":
+                counts += [(count, step.key.home(count)) for count in found]
+        return counts + sharded_counts(self.sharded)
+
+
+def sharded_counts(steps: list[ShardedStep]) -> list[Count]:
+    """Update tensors whose neurons are sharded; returns how many neurons were skipped."""
+    masks = update_sharded(steps) if steps else []
+    return [
+        ((~finite).sum(), step.shards.mesh)
+        for step, finite in zip(steps, masks, strict=True)
+        if step.shards.counts and step.hyper.nonfinite == "skip"
+    ]
+
+
+def plan_step(
+    indices: Sequence[int],
+    groups: Sequence[dict[str, Any]],
+    states: dict[Tensor, dict[str, Any]],
+    position: int | None = None,
+) -> Plan:
+    """Plan the step of some groups; changes nothing.
+
+    Args:
+        indices: which groups they are.
+        groups: the groups.
+        states: the state of all parameters.
+        position: the one parameter of each group that is stepped; None for all.
+
+    Raises:
+        RuntimeError: a gradient that is sparse, on another mesh, of another shape, without memory
+            or, under nonfinite="raise", not finite; with `fused=True` what the kernel cannot
+            take; state of other shapes than the group's `neuron_axes` want.
+    """
+    plan = Plan(states, [], [], [])
+    all_pairs = checked_gradients(list(groups), position)
+    for index, group, pairs in zip(indices, groups, all_pairs, strict=True):
+        if batch := _whole_batch(group, pairs, states):
+            key = Key(None, True, group["neuron_axes"])
+            plan.steps.append(LocalStep(key, hyper_of(group), True, batch, [], []))
+        elif pairs:
+            plan_group(plan, index, group, pairs)
+    # Autograd must know that what it may have saved for a backward pass changes.
+    torch.autograd.graph.increment_version([p for pairs in all_pairs for p, _ in pairs])
+    return plan
+
+
+def _whole_batch(group: Mapping[str, Any], pairs: Pairs, states: States) -> Batch | None:
+    """All of a group for the CPU kernel, if it takes each tensor as it is; else None.
+
+    A tensor whose neurons cannot hold a radius has none: its scale takes the place.
+    """
+    if not pairs or not wants_kernel(group) or no_kernel():
+        return None
+    hyper = hyper_of(group)
+    settings = Settings.of(hyper, group["neuron_axes"])
+    names, batch = settings.state(), Batch(hyper)
+    try:
+        for start in range(0, len(pairs), IN_CACHE):
+            some = pairs[start : start + IN_CACHE]
+            params, gradients = [p for p, _ in some], [g for _, g in some]
+            of_each = [states.get(p, {}) for p in params]
+            columns = {name: [s[name] for s in of_each] for name in names if name != "radius"}
+            if "radius" in names:
+                columns["radius"] = [s.get("radius", s["scale"]) for s in of_each]
+            routes = cpu_routes(params, gradients, columns, settings, [None] * len(some))
+            shapes = [found.shape for found in routes if found.shape]
+            if len(shapes) < len(routes):
+                return None
+            batch.add(shapes, {"w": params, "g": gradients, **columns})
+    except (KeyError, RuntimeError):  # state that is missing, or no memory: to be asked one by one
+        return None
+    return batch
+
+
+def plan_group(plan: Plan, index: int, group: dict[str, Any], pairs: Pairs) -> None:
+    """Plan the step of a group one parameter at a time."""
+    prepared: Pairs = []
+    complete: dict[Tensor, dict[str, Any]] = {}
+    for p, g in pairs:
+        state = plan.states.get(p, {})
+        new = missing_state(p, state, group, index)
+        new |= in_working_dtype(p, {**state, **new})
+        if new:
+            plan.new_state.append((p, new))
+        complete[p] = {**state, **new}
+        g = gradient_of(p) if is_dtensor(p) else readable(g)
+        _check_memory(p, g, group)
+        prepared.append((p, g))
+    if any_dtensor(p for p, _ in pairs):
+        parts = local_groups(group, prepared, complete, plan.sharded)
+    else:
+        parts = [whole_group(group, prepared, complete)]
+    try:
+        plan.steps.extend(_plan_local(part, group) for part in parts)
+    except StateError as error:
+        name = parameter_name(group, index_of(error.p, group))
+        raise RuntimeError(f"{name}: {error}") from None
+
+
+def _check_memory(p: Tensor, g: Tensor, group: Mapping[str, Any]) -> None:
+    name = None
+    for what, x in (("", local(p)), ("the gradient of ", local(g))):
+        if reason := why_unreadable(x):
+            name = parameter_name(group, index_of(p, group))
+            raise RuntimeError(f"{what}{name} {reason}; no weight was changed")
+    if p.shape != g.shape:
+        name = parameter_name(group, index_of(p, group))
+        raise RuntimeError(
+            f"the gradient of {name} is of shape {tuple(g.shape)}; no weight was changed"
+        )
+
+
+def _plan_local(part: LocalGroup, whole: Mapping[str, Any]) -> LocalStep:
+    group, hyper = part.group, hyper_of(part.group)
+    fits: list[tuple[Tensor, Tensor, Shape]] = []
+    triton: list[TensorStep] = []
+    others: list[TensorStep] = []
+    for p, g in part.pairs:
+        place = part.places.get(p)
+        step = tensor_step(p, g, part.states[p], layout_of(p, group), hyper, place)
+        found = route(p, g, part.states[p], group, place)
+        if group["fused"] and found.reason:
+            raise refuse(p, whole, found.reason)
+        if found.path == CPU and found.shape:
+            fits.append((p, g, found.shape))
+        else:
+            (triton if found.path == TRITON else others).append(step)
+    batch = None
+    if fits:
+        columns = {"w": [p for p, _, _ in fits], "g": [g for _, g, _ in fits]}
+        for name in Settings.of(hyper, group["neuron_axes"]).state():
+            of_each = [part.states[p] for p in columns["w"]]
+            columns[name] = [s.get(name, s["scale"]) for s in of_each]
+        batch = Batch(hyper)
+        batch.add([shape for _, _, shape in fits], columns)
+    return LocalStep(part.key, hyper, group["foreach"] is not False, batch, triton, others)

@@ -1,0 +1,214 @@
+"""Which path a parameter takes, and why: the compiled kernels, or PyTorch's operators.
+
+By default parameters on the CPU take the compiled kernel where it fits, and all others the foreach
+path. `foreach` and `fused` override that per group.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nero.distributed.shards import is_dtensor, local, shards_of
+from nero.geometry import split_view
+from nero.groups import hyper_of, index_of, layout_of, parameter_name
+from nero.kernels.cpu.library import INSTRUCTION_SET, Missing, load
+from nero.kernels.cpu.step import Settings, Shape, shape_of
+from nero.kernels.facts import Facts, are_on_cpu, are_plain, facts
+from nero.kernels.triton import launch as triton
+from nero.neurons import NeuronLayout
+from nero.rounding import Place
+from nero.state import TensorStep, in_working_dtype
+from nero.step.gradients import readable
+
+CPU = "fused CPU kernel"
+TRITON = "fused Triton kernel"
+FOREACH = "foreach"
+SINGLE = "one tensor after another"
+SHARDED = "all-reduced sums"
+
+States = Mapping[Tensor, dict[str, Any]]
+
+
+class Route(NamedTuple):
+    """The path that a parameter takes.
+
+    Attributes:
+        path: one of the names above.
+        reason: why it is not a compiled kernel; empty where it is one.
+        shape: as the CPU kernel takes it.
+    """
+
+    path: str
+    reason: str
+    shape: Shape | None = None
+
+
+def route(
+    p: Tensor,
+    g: Tensor,
+    state: Mapping[str, Any],
+    group: Mapping[str, Any],
+    place: Place | None = None,
+) -> Route:
+    """The path of one parameter.
+
+    Args:
+        p: the parameter, which may be a DTensor.
+        g: its gradient.
+        state: its state; what is missing is taken to fit.
+        group: its group.
+        place: where a shard lies in the whole parameter.
+    """
+    axes = group["neuron_axes"]
+    if is_dtensor(p):
+        shards = shards_of(p, layout_of(p, group))
+        if shards.sharded:
+            return Route(SHARDED, "its neurons are sharded over processes")
+        axes, state = shards.local_axes, {name: local(x) for name, x in state.items()}
+        p, g = local(p), local(g)
+    if group["fused"] and _on_cuda(p):
+        layout = NeuronLayout(tuple(p.shape), axes)
+        m = state.get("exp_avg") if group["momentum"] > 0 else None
+        step = TensorStep(
+            split_view(p, layout),
+            split_view(g, layout),
+            None if m is None else split_view(m, layout),
+            dict(state),
+            layout,
+            Place.of(layout.split_shape),
+        )
+        return Route(TRITON, triton.fits(step, hyper_of(group)) or "")
+    if wants_kernel(group):
+        reason = no_kernel()
+        if reason:
+            return Route(FOREACH, reason)
+        settings = Settings.of(hyper_of(group), axes)
+        columns = {name: [state[name]] for name in settings.state() if name in state}
+        return cpu_routes([p], [g], columns, settings, [place])[0]
+    if group["foreach"] is False:
+        return Route(SINGLE, "foreach=False")
+    return Route(FOREACH, "foreach=True" if group["foreach"] else "fused=False")
+
+
+def cpu_routes(
+    params: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    states: Mapping[str, Sequence[Any]],
+    settings: Settings,
+    places: Sequence[Place | None],
+) -> list[Route]:
+    """The paths of parameters of a group that takes the CPU kernel where it fits.
+
+    Args:
+        params: the parameters, plain tensors or subclasses.
+        gradients: of each.
+        states: by name, of each.
+        settings: of the group.
+        places: of each.
+    """
+    columns = [params, gradients, *states.values()]
+    reason = ""
+    for column in columns:
+        if not are_plain(column):
+            kind = next(type(x) for x in column if not are_plain([x]))
+            reason = f"it, its gradient or its state is a {kind.__name__}"
+        elif not are_on_cpu(column):
+            device = next(x.device for x in column if not are_on_cpu([x]))
+            reason = f"it, its gradient or its state is on {device}"
+        if reason:
+            return [Route(FOREACH, reason)] * len(params)
+    asked = (field for column in columns for field in facts(column))
+    try:
+        return list(map(_cpu_route(settings, tuple(states)), places, *asked))
+    except RuntimeError:  # torch's, of tensors without strides or storage
+        reason = "it, its gradient or its state does not lie in memory"
+        return [Route(FOREACH, reason)] * len(params)
+
+
+@functools.lru_cache(maxsize=2**6)
+def _cpu_route(settings: Settings, names: tuple[str, ...]) -> Callable[..., Route]:
+    """The function from a place and the facts of all tensors of a parameter to its route."""
+
+    @functools.lru_cache(maxsize=2**13)
+    def route_of(place: Place | None, *asked: Any) -> Route:
+        fields = len(Facts._fields)
+        w, g, *state = (Facts(*asked[i : i + fields]) for i in range(0, len(asked), fields))
+        found = shape_of(settings, place, w, g, dict(zip(names, state, strict=True)))
+        return Route(FOREACH, found) if isinstance(found, str) else Route(CPU, "", found)
+
+    return route_of
+
+
+def _on_cuda(p: Tensor) -> bool:
+    return p.device.type == "cuda"
+
+
+def no_kernel() -> str:
+    """Why no tensor takes the CPU kernel; empty where some may."""
+    library = load()
+    if isinstance(library, Missing):
+        return f"there is no CPU kernel: {library.reason}"
+    # FakeTensorMode and its like take effect in torch's operators alone.
+    if type(torch.empty(0, device="cpu")) is not Tensor:
+        return "a mode of torch replaces tensors"
+    return ""
+
+
+def wants_kernel(group: Mapping[str, Any]) -> bool:
+    """Whether a group takes the compiled kernel where it fits: unless another path is chosen."""
+    return bool(group["fused"]) or (group["fused"] is None and group["foreach"] is None)
+
+
+def refuse(p: Tensor, group: Mapping[str, Any], reason: str) -> RuntimeError:
+    """The error for a parameter of a group with `fused=True` that takes no kernel."""
+    return RuntimeError(f"fused=True, but {parameter_name(group, index_of(p, group))}: {reason}")
+
+
+def check_fused(group: Mapping[str, Any]) -> None:
+    """Raise where `fused=True` cannot be had.
+
+    Raises:
+        RuntimeError: a parameter that the kernel cannot take, with its name and the reason.
+    """
+    for p in group["params"] if group["fused"] else ():
+        found = route(p, p.detach(), {}, group)
+        if found.reason and p.requires_grad:
+            raise refuse(p, group, found.reason)
+
+
+def describe(groups: Sequence[Mapping[str, Any]], states: States) -> str:
+    """The paths in use and how many parameters take each, with the reason where it is slow."""
+    paths: Counter[str] = Counter()
+    for group in groups:
+        for p in group["params"]:
+            g = p.detach() if p.grad is None else readable(p.grad)
+            state = states.get(p, {})
+            state = {**state, **in_working_dtype(p, state)}
+            found = route(p, g, state, group)
+            library = load()
+            note = found.reason
+            if found.path == CPU and not isinstance(library, Missing):
+                note = library.instruction_set
+            paths[f"{found.path} ({note})" if note else found.path] += 1
+    return "; ".join(f"{path}: {count} parameters" for path, count in paths.items())
+
+
+def warn_without_kernel(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Warn that steps on CPU are slow because the kernel was not compiled."""
+    library = load()
+    if not isinstance(library, Missing) or library.reason.startswith(INSTRUCTION_SET):
+        return
+    if any(p.device.type == "cpu" for g in groups if wants_kernel(g) for p in g["params"]):
+        warnings.warn(
+            "nero: steps on CPU take PyTorch's operators, several times slower than the compiled "
+            f"kernel, of which there is none: {library.reason}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
