@@ -99,6 +99,7 @@ LAYERS: Mapping[str, Layer] = {
     ),
     "nero.model.describe": layer("nero.geometry nero.model"),
     "nero.groups": layer(BELOW_OPTIMIZER),
+    "nero.first_step": layer(f"{BELOW_OPTIMIZER} nero.groups nero.distributed.shards"),
     "nero.step.gradients": layer(BELOW_STEP),
     "nero.step.route": layer(f"{BELOW_STEP} nero.step.gradients"),
     "nero.step.plan": layer(
@@ -106,7 +107,7 @@ LAYERS: Mapping[str, Layer] = {
     ),
     "nero.step.compiled": layer(f"{BELOW_STEP} nero.step.gradients nero.step.route nero.step.plan"),
     "nero.checkpoint": layer(f"{BELOW_OPTIMIZER} nero.groups nero.distributed"),
-    "nero.optimizer": layer(f"{BELOW_STEP} nero.step nero.checkpoint"),
+    "nero.optimizer": layer(f"{BELOW_STEP} nero.first_step nero.step nero.checkpoint"),
     "nero.backward": layer(BELOW_TELEMETRY),
     "nero.telemetry": layer(BELOW_TELEMETRY),
     "nero.optax": layer("nero.neurons nero.optax", theirs="jax optax"),

@@ -13,6 +13,7 @@ from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
 from nero.checkpoint import FittedState, fit_state_dict
 from nero.distributed.counts import home_of, total_count
+from nero.first_step import FirstSteps, sizes_after_projection
 from nero.groups import (
     OPTIONS,
     check_group,
@@ -20,7 +21,6 @@ from nero.groups import (
     check_keys,
     check_weight_decay,
     inherited_constraint,
-    measured,
     missing_state,
     name_alike,
     parameter_name,
@@ -154,6 +154,7 @@ class Nero(Optimizer):
         check_hyperparameters(defaults)
         check_weight_decay(weight_decay)
         self._skipped: dict[Any, Tensor] = {}  # by device or, for DTensors, by mesh
+        self._first = FirstSteps()
         # Every group is checked before any weight is touched, so a failure changes nothing.
         self._constructed = False
         super().__init__(params, defaults)
@@ -201,6 +202,7 @@ class Nero(Optimizer):
             if p.requires_grad:
                 project_parameter_(p, group)
                 self.state[p] = missing_state(p, {}, group, index, place)
+                self._first.add(p, self.state[p])
             # There from the start, so that a compiled step is not compiled again for it.
             zero = torch.zeros((), dtype=torch.int64, device=p.device)
             self._skipped.setdefault(home_of(p), zero)
@@ -226,10 +228,7 @@ class Nero(Optimizer):
             for p in group["params"]:
                 project_parameter_(p, group)
                 if state := self.state.get(p):
-                    sizes = measured(p, group)
-                    stepped = state["step"].to(sizes["scale"].device) > 0
-                    sizes["scale"] = torch.where(stepped, state["scale"], sizes["scale"])
-                    state |= sizes
+                    state |= sizes_after_projection(p, group, state)
 
     def skipped_neurons(self) -> int:
         """How often a neuron sat out a step because its gradient was not finite.
@@ -285,7 +284,9 @@ class Nero(Optimizer):
         if torch.compiler.is_compiling():
             counts = compiled_step(indices, groups, self.state, position)
         else:
+            self._first.before(groups, self.state, position)
             counts = plan_step(indices, groups, self.state, position).run()
+            self._first.after(groups, position)
         for count, home in counts:
             self._skipped[home] = count + self._skipped.get(home, 0)
 
@@ -343,6 +344,7 @@ class Nero(Optimizer):
                 for p, value in self.state.items()
             },
         )
+        self._first = FirstSteps(self.param_groups, self.state)
         for group in self.param_groups:  # one pickled by an older version lacks newer options
             for name in OPTIONS:
                 group.setdefault(name, self.defaults.get(name))
