@@ -16,6 +16,9 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src"
 MAX_LINES = 400
+# Of a function, its docstring not counted.
+MAX_FUNCTION = 60
+LONG_FUNCTIONS = {"nero.kernels.triton.rows"}  # kernels, which Triton compiles in one piece
 LIBRARY = "nero"
 LAB = "nero_lab"
 
@@ -179,6 +182,18 @@ def _imported_by_call(call: ast.Call) -> str | None:
     return None
 
 
+def function_lengths(path: Path) -> Iterator[tuple[int, str, int]]:
+    """Line, name and length of each function in a file, without its docstring."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            length = node.end_lineno - node.lineno + 1
+            first = node.body[0]
+            if ast.get_docstring(node) is not None and first.end_lineno is not None:
+                length -= first.end_lineno - first.lineno + 1
+            yield node.lineno, node.name, length
+
+
 def refusal(module: str, found: Import) -> str | None:
     """Why `module` may not have this import, or None where it may."""
     covered_by = covering(module, LAYERS)
@@ -206,6 +221,12 @@ def violations(src: Path) -> list[str]:
         lines = len(path.read_text(encoding="utf-8").splitlines())
         if lines > MAX_LINES:
             found.append(f"{where}:{lines}: longer than {MAX_LINES} lines: split it")
+        if module.partition(".")[0] == LIBRARY and module not in LONG_FUNCTIONS:
+            found += [
+                f"{where}:{line}: {name} is of {length} lines, more than {MAX_FUNCTION}"
+                for line, name, length in function_lengths(path)
+                if length > MAX_FUNCTION
+            ]
         if covering(module, LAYERS) is None:
             found.append(f"{where}:1: {module} is in no layer: add it to LAYERS in test_layers.py")
             continue
@@ -340,6 +361,11 @@ def test_the_allowed_arrows_pass(tmp_path: Path) -> None:
             {"nero/rule.py": "x = 1\n" * (MAX_LINES + 1)},
             f"nero/rule.py:{MAX_LINES + 1}: longer than {MAX_LINES} lines",
             id="a long file",
+        ),
+        pytest.param(
+            {"nero/rule.py": "def f():\n" + "    x = 1\n" * MAX_FUNCTION},
+            f"nero/rule.py:1: f is of {MAX_FUNCTION + 1} lines, more than",
+            id="a long function",
         ),
     ],
 )

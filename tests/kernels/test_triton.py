@@ -33,7 +33,7 @@ CAPABILITIES = (80, 90)
 
 def run(tmp_path: Path, script: str, *arguments: str, **environment: str) -> dict[str, Any]:
     """The JSON that a script beside this file prints; Triton keeps nothing from run to run."""
-    paths = [str(TESTS), str(Path(nero.__file__).parents[1])]
+    paths = [str(TESTS), str(TESTS.parent), str(Path(nero.__file__).parents[1])]
     environment = {
         **{name: x for name, x in os.environ.items() if not name.startswith("TRITON_")},
         **{"PYTHONPATH": os.pathsep.join(paths), "TRITON_CACHE_DIR": str(tmp_path)},

@@ -2,7 +2,7 @@
 
 A script of its own, `python cuda_cases.py GROUP`: Triton decides when it is imported whether it
 interprets, and the other tests have imported it by then. Each case is named in its output, with
-figures that `test_cuda_kernel.py` holds to limits.
+figures that `test_triton.py` holds to limits.
 """
 
 import json
