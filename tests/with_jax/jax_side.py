@@ -1,13 +1,10 @@
 """nero.optax on `optax_problem`: `python tests/with_jax/jax_side.py` writes golden/from_jax.npz."""
 
 import functools
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-# These programs run once: compiling them well takes longer than running them as they are.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -16,7 +16,9 @@ except ModuleNotFoundError as error:
     ) from None
 
 from nero.optax.balance import balance
+from nero.optax.models import equinox_neurons, flax_neurons, nnx_neurons
 from nero.optax.neurons import NeuronDimensionNumbers, neuron_roles
+from nero.optax.registry import register_neurons
 from nero.optax.state import KeepNeuronsBalancedState, ScaleByNeuronRmsState
 from nero.optax.transforms import keep_neurons_balanced, nero, scale_by_neuron_rms
 
@@ -25,8 +27,12 @@ __all__ = [
     "NeuronDimensionNumbers",
     "ScaleByNeuronRmsState",
     "balance",
+    "equinox_neurons",
+    "flax_neurons",
     "keep_neurons_balanced",
     "nero",
     "neuron_roles",
+    "nnx_neurons",
+    "register_neurons",
     "scale_by_neuron_rms",
 ]

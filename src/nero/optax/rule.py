@@ -23,7 +23,7 @@ from nero.optax.geometry import Axes, axis_norm, axis_sum, fan_in
 
 # A neuron whose squared norm is below this many units of rounding of the numbers that it is the
 # difference of is not normalised: it is constant, or nearly, and what was computed is noise.
-CANCELLED_ULPS = 2**12
+CANCELLED_ULPS = 64
 
 
 class Direction(NamedTuple):
