@@ -24,7 +24,7 @@ from nero.rounding import SEEDS
 from nero.state import constraints
 
 # State of which a parameter has one number, the same in every process.
-PER_TENSOR = ("step", "scale", "seed")
+PER_TENSOR = ("step", "scale", "seed", "free")
 
 
 @dataclass
@@ -120,7 +120,9 @@ def _fit_parameter(
             f"the loaded state of {name} lacks {', '.join(missing)}; it holds "
             f"{sorted(map(str, saved))}"
         )
-    shapes |= {k: s for k, s in (("exp_avg", tuple(p.shape)), ("seed", ())) if k in saved}
+    shapes |= {
+        k: s for k, s in (("exp_avg", tuple(p.shape)), ("seed", ()), ("free", ())) if k in saved
+    }
     state = dict(saved)
     for key, shape in shapes.items():
         try:
@@ -148,6 +150,8 @@ def _fit_parameter(
 def _out_of_range(key: str, value: Tensor) -> str:
     """What is wrong with the numbers of a state, with which the next step would write NaN."""
     x = local(value)
+    if key == "free":  # says all by being there
+        return ""
     if x.dtype == torch.bool or x.is_complex() or (key == "seed" and x.is_floating_point()):
         return f"is {x.dtype}"
     if x.is_meta:
@@ -187,6 +191,8 @@ def _spread(value: Tensor, p: Tensor, key: str, layout: NeuronLayout) -> Tensor:
 
 
 def _placed(value: Tensor, p: Tensor, key: str, capturable: bool) -> Tensor:
+    if key == "free":
+        return value.to("cpu", torch.bool, copy=True)
     if key in ("step", "seed"):
         device = p.device if capturable else "cpu"
         return value.to(device, torch.float32 if key == "step" else torch.int64, copy=True)

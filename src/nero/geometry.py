@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from nero.distributed.shards import is_dtensor, local, on_neurons_, over_neurons
+from nero.distributed.shards import full, is_dtensor, local, on_neurons_, over_neurons
 from nero.neurons import NeuronLayout
 
 __all__ = ["is_balanced", "neuron_mean", "neuron_norm", "project_", "turning_angle"]
@@ -29,6 +29,8 @@ Axes = tuple[int, ...]
 # A neuron whose centred norm is below this many units of rounding of the norm it had before is
 # constant as far as its dtype can tell: normalising it would turn rounding noise into weights.
 NOISE_ULPS = 16
+# Neurons of a smaller norm have none that is worth keeping: they are meant to start at zero.
+TINY = 1e-3
 # The public functions take this many entries at a time: what they allocate stays small beside a
 # large table, and a tensor of fewer is one piece.
 PIECE = 2**22
@@ -189,6 +191,24 @@ def is_balanced(
     """
     mean, norm = neuron_mean(w, layout), neuron_norm(w, layout)
     return (mean.abs() <= atol) & ((norm - radius).abs() <= atol)
+
+
+def starts_at_zero(w: Tensor, layout: NeuronLayout) -> bool:
+    """Whether neurons are so small in the mean that they are meant to grow from zero; reads them.
+
+    False for weights that hold no numbers, as on the meta device.
+    """
+    if w.is_meta or not w.numel() or layout.fan_in == 1:
+        return False
+    try:
+        if not is_dtensor(w):
+            # A few entries, of all over the tensor: enough to tell most weights from zero.
+            few = tuple(slice(None, None, max(1, size // 8)) for size in w.shape)
+            if w.detach()[few].abs().mean() > TINY:
+                return False
+        return bool(full(neuron_norm(w, layout)).mean() <= TINY)
+    except RuntimeError:  # of a mode that has no numbers either
+        return False
 
 
 def turning_angle(before: Tensor, after: Tensor, layout: NeuronLayout) -> Tensor:

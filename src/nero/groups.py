@@ -20,7 +20,14 @@ from nero.distributed.shards import (
     local,
     shards_of,
 )
-from nero.geometry import neuron_mean, neuron_norm, project_, working_dtype
+from nero.geometry import (
+    TINY,
+    neuron_mean,
+    neuron_norm,
+    project_,
+    starts_at_zero,
+    working_dtype,
+)
 from nero.neurons import AxisSpec, NeuronLayout, normalize_axes
 from nero.rounding import ROUNDINGS, SEEDS, parameter_seed
 from nero.state import Hyper, constraints
@@ -47,8 +54,6 @@ FOREIGN_KEYS = (
     *("max_momentum", "base_momentum", "weight_decay"),
 )
 RADII = ("unit", "initial")
-# Smaller than this, a size is none that is worth keeping: the weights are meant to start at zero.
-TINY = 1e-3
 # Where a tensor's mean size is below the first number, the second stands for it. Of biases and
 # gains it is the paper's sigma_b; of neurons the norm of a balanced one, so that a step of lr is
 # to neurons that start at zero what it is to others.
@@ -204,7 +209,34 @@ def initial_state(p: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
     }
     if group["momentum"] > 0:
         state["exp_avg"] = zero_average(p)
+    if grows_from_zero(p, group) and "radius" not in state:
+        # By being there it says that the tensor's neurons are not held to the group's constraint.
+        state["free"] = torch.ones((), dtype=torch.bool, device="cpu")
     return state
+
+
+def grows_from_zero(p: Tensor, group: Mapping[str, Any]) -> bool:
+    """Whether a tensor that the group would hold to a norm starts without one.
+
+    It would take the whole norm in its first step. Its neurons are free instead.
+    """
+    layout = layout_of(p, group)
+    _, normalize = constraints(layout, group["center"], group["radius"])
+    return normalize and starts_at_zero(p, layout)
+
+
+def by_freedom(
+    group: dict[str, Any], pairs: list[tuple[Tensor, Tensor]], states: Mapping[Tensor, Any]
+) -> list[tuple[dict[str, Any], list[tuple[Tensor, Tensor]]]]:
+    """Parameters with their gradients, in the group, and in a group without constraints.
+
+    The second, if there are any, are those that have grown from zero.
+    """
+    free = [(p, g) for p, g in pairs if "free" in states[p]]
+    if not free:
+        return [(group, pairs)]
+    held = [(p, g) for p, g in pairs if "free" not in states[p]]
+    return [(group, held)] * bool(held) + [({**group, "center": False, "radius": None}, free)]
 
 
 def measured(p: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -223,9 +255,9 @@ def measured(p: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
 def project_parameter_(p: Tensor, group: Mapping[str, Any]) -> None:
     """Put a parameter on its constraint set; a neuron that keeps its own norm is centred at most.
 
-    A frozen parameter stays as it is.
+    A frozen parameter stays as it is, and so does one that grows from zero.
     """
-    if not p.requires_grad:
+    if not p.requires_grad or grows_from_zero(p, group):
         return
     layout = layout_of(p, group)
     center, normalize = constraints(layout, group["center"], group["radius"])

@@ -20,6 +20,7 @@ from nero.groups import (
     check_hyperparameters,
     check_keys,
     check_weight_decay,
+    grows_from_zero,
     inherited_constraint,
     missing_state,
     name_alike,
@@ -161,6 +162,7 @@ class Nero(Optimizer):
         for index in range(len(self.param_groups)):
             self._start_group(index)
         self._constructed = True
+        self._warn_of_zeros(self.param_groups)
         warn_without_kernel(self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -194,6 +196,7 @@ class Nero(Optimizer):
             raise
         if self._constructed:
             self._start_group(len(self.param_groups) - 1)
+            self._warn_of_zeros(self.param_groups[-1:])
 
     @torch.no_grad()
     def _start_group(self, index: int) -> None:
@@ -206,6 +209,21 @@ class Nero(Optimizer):
             # There from the start, so that a compiled step is not compiled again for it.
             zero = torch.zeros((), dtype=torch.int64, device=p.device)
             self._skipped.setdefault(home_of(p), zero)
+
+    def _warn_of_zeros(self, groups: list[dict[str, Any]]) -> None:
+        zeros = [
+            parameter_name(group, index)
+            for group in groups
+            for index, p in enumerate(group["params"])
+            if p in self.state and grows_from_zero(p, group)
+        ]
+        if zeros:
+            warnings.warn(
+                f"{', '.join(zeros)}: the weights start at (nearly) zero. They grow from there, "
+                "each neuron by about lr a step, and are held to no norm. If they are yet to be "
+                "loaded, build the optimizer after that",
+                stacklevel=3,
+            )
 
     @torch.no_grad()
     def project_(self) -> None:
@@ -226,8 +244,10 @@ class Nero(Optimizer):
         """
         for group in self.param_groups:
             for p in group["params"]:
-                project_parameter_(p, group)
-                if state := self.state.get(p):
+                state = self.state.get(p, {})
+                if "free" not in state:
+                    project_parameter_(p, group)
+                if state:
                     state |= sizes_after_projection(p, group, state)
 
     def skipped_neurons(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from nero.geometry import project_
+from nero.geometry import project_, starts_at_zero
 from nero.model.assignment import Assignment, Options, assign
 from nero.model.heads import Named
 from nero.model.registry.rows import PER_ENTRY_ROLES
@@ -174,6 +174,8 @@ def balance_(
     for each in assignments:
         # A neuron that keeps its initial norm is centred at the most.
         radius = each.options["radius"]
+        if radius is not None and starts_at_zero(each.parameter, each.layout):
+            continue  # as the optimiser leaves it
         project_(
             each.parameter,
             each.layout,

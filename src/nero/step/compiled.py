@@ -11,7 +11,7 @@ from torch import Tensor
 from nero.distributed.local import Pairs, gradient_of, local_groups, whole_group
 from nero.distributed.shards import any_dtensor, is_dtensor
 from nero.distributed.update import ShardedStep
-from nero.groups import hyper_of, layout_of, missing_state
+from nero.groups import by_freedom, hyper_of, layout_of, missing_state
 from nero.kernels.cpu.library import Missing, load
 from nero.neurons import AxisSpec
 from nero.state import Hyper, in_working_dtype, tensor_step
@@ -39,14 +39,15 @@ def compiled_step(
         for p, _ in pairs:
             states[p].update(missing_state(p, states[p], group, index))
             states[p].update(in_working_dtype(p, states[p]))
-        parts = [whole_group(group, pairs, states)]
-        if any_dtensor(p for p, _ in pairs):
-            pairs = [(p, gradient_of(p) if is_dtensor(p) else g) for p, g in pairs]
-            parts = local_groups(group, pairs, states, sharded)
-        for part in parts:
-            found = _compiled_part(part)
-            if part.key.counts and group["nonfinite"] == "skip":
-                counts += [(count, part.key.home(count)) for count in found]
+        for each, some in by_freedom(group, pairs, states):
+            parts = [whole_group(each, some, states)]
+            if any_dtensor(p for p, _ in some):
+                some = [(p, gradient_of(p) if is_dtensor(p) else g) for p, g in some]
+                parts = local_groups(each, some, states, sharded)
+            for part in parts:
+                found = _compiled_part(part)
+                if part.key.counts and group["nonfinite"] == "skip":
+                    counts += [(count, part.key.home(count)) for count in found]
     return counts + sharded_counts(sharded)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from nero.distributed.local import Key, LocalGroup, Pairs, gradient_of, local_groups, whole_group
 from nero.distributed.shards import any_dtensor, is_dtensor, local
 from nero.distributed.update import ShardedStep, update_sharded
-from nero.groups import hyper_of, index_of, layout_of, missing_state, parameter_name
+from nero.groups import by_freedom, hyper_of, index_of, layout_of, missing_state, parameter_name
 from nero.kernels.cpu.step import Batch, Settings, Shape
 from nero.kernels.facts import why_unreadable
 from nero.kernels.triton.launch import _fused_cuda_nero
@@ -151,6 +151,8 @@ def _whole_batch(group: Mapping[str, Any], pairs: Pairs, states: States) -> Batc
             some = pairs[start : start + IN_CACHE]
             params, gradients = [p for p, _ in some], [g for _, g in some]
             of_each = [states.get(p, {}) for p in params]
+            if any("free" in state for state in of_each):
+                return None
             columns = {name: [s[name] for s in of_each] for name in names if name != "radius"}
             if "radius" in names:
                 columns["radius"] = [s.get("radius", s["scale"]) for s in of_each]
@@ -178,12 +180,13 @@ def plan_group(plan: Plan, index: int, group: dict[str, Any], pairs: Pairs) -> N
         g = gradient_of(p) if is_dtensor(p) else readable(g)
         _check_memory(p, g, group)
         prepared.append((p, g))
-    if any_dtensor(p for p, _ in pairs):
-        parts = local_groups(group, prepared, complete, plan.sharded)
-    else:
-        parts = [whole_group(group, prepared, complete)]
     try:
-        plan.steps.extend(_plan_local(part, group) for part in parts)
+        for each, some in by_freedom(group, prepared, complete):
+            if any_dtensor(p for p, _ in some):
+                parts = local_groups(each, some, complete, plan.sharded)
+            else:
+                parts = [whole_group(each, some, complete)]
+            plan.steps.extend(_plan_local(part, each) for part in parts)
     except StateError as error:
         name = parameter_name(group, index_of(error.p, group))
         raise RuntimeError(f"{name}: {error}") from None
