@@ -27,7 +27,9 @@ def write_idx(path: Path, values: np.ndarray) -> None:
     path.write_bytes(gzip.compress(header + values.tobytes(), mtime=0))
 
 
-def write_texts(folder: Path, words: str, characters: int = 200_000) -> Path:
+def write_texts(
+    folder: Path, words: str = "no gods nor masters rule those who share", characters: int = 200_000
+) -> Path:
     """Write two texts of random words, one of them gzipped."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)

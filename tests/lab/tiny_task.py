@@ -17,7 +17,7 @@ TINY = Preset(
     batch_size=20,
     schedule=Schedule("cosine"),
     variants=(Variant("nero", "Nero", "nero"), Variant("adam", "Adam", "adam")),
-    left_out="Everything.",
+    deviations="Everything.",
 )
 
 

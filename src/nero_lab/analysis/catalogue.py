@@ -8,7 +8,7 @@ from nero_lab.analysis.measured import Measured, measure
 from nero_lab.experiments.task import Task
 from nero_lab.records.store import Records
 from nero_lab.sweeps.comparison import Comparison
-from nero_lab.tasks.table import PAPER_TASKS, load_task
+from nero_lab.tasks.table import PAPER_TASKS, TASKS, load_task
 
 ALL = "all"
 
@@ -97,7 +97,7 @@ def recorded(
     records = Records(folder)
     own = {task.name: task for task in tasks}
     names = [path.stem for path in sorted(folder.glob("*.jsonl"))]
-    ordered = [name for name in (*PAPER_TASKS, *own) if name in names]
+    ordered = [name for name in (*TASKS, *own) if name in names]
     found = []
     for name in ordered:
         task = own.get(name) or load_task(name)

@@ -50,7 +50,7 @@ def write_document(
             parts.append(_picture(figure, path, page))
         else:
             parts.append(f"## {_title(figure)}\n")
-        parts += [_experiment(measured) for measured in rows]
+        parts += [experiment(measured) for measured in rows]
     records = [record for measured in experiments for record in measured.records]
     parts += ["## Machines and versions\n", _list(environments(records) or ["No runs yet."])]
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -135,13 +135,15 @@ def _best_peer(measured: Measured) -> str:
     return max(peers)[1] if peers else "-"
 
 
-def _experiment(measured: Measured) -> str:
+def experiment(measured: Measured) -> str:
+    """Return what is recorded of one experiment, in Markdown."""
     parts = [f"### {heading(measured)}\n"]
     if not measured.records:
         parts.append(f"Nothing is recorded: all {measured.missing} runs are missing.\n")
         return "\n".join(parts)
     parts.append(table.markdown(table.headings(measured), table.cells(measured)))
-    parts.append("By learning rate, on validation, first seed:\n")
+    several = measured.comparison.preset.grid_seeds > 1
+    parts.append(f"By learning rate{'' if several else ', on validation, first seed'}:\n")
     parts.append(table.markdown(*table.by_lr(measured)))
     parts.append(_list(table.about(measured)))
     figures = [

@@ -13,14 +13,14 @@ from nero_lab.records.store import Record
 
 
 def results_page(
-    experiments: Sequence[Measured], claims: Sequence[tuple[Claim, Answer]], source: str
+    experiments: Sequence[Measured], source: str, claims: Sequence[tuple[Claim, Answer]] = ()
 ) -> str:
     """Return the page.
 
     Args:
         experiments: what is shown, in this order.
-        claims: the paper's claims and what the records say about them.
         source: where the records are, for the reader.
+        claims: the paper's claims and what the records say about them.
     """
     # Imported here: Plotly takes a second, and only the page needs it.
     from jinja2 import Environment, PackageLoader
@@ -44,10 +44,11 @@ def results_page(
 
 
 def heading(measured: Measured) -> str:
-    """Return an experiment's name, figure and data."""
-    figure = measured.comparison.task.figure
-    told = measured.name + (f" (figure {figure})" if figure != "-" else "")
-    return f"{told} on {measured.data_name}" if measured.data_name else told
+    """Return an experiment's name, figure, title and data."""
+    figure, title = measured.comparison.task.figure, measured.comparison.preset.title
+    name = measured.name + (f" (figure {figure})" if figure != "-" else "")
+    name += f", {title}" if title else ""
+    return f"{name} on {measured.data_name}" if measured.data_name else name
 
 
 def _experiment(measured: Measured, index: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from nero_lab.tasks import Metric
+from nero_lab.experiments.task import Metric
 
 Standing = Literal["better", "worse", "level"]
 

@@ -49,8 +49,28 @@ def _grid(lrs: Sequence[float]) -> str:
     return f"{lrs[0]:g} to {lrs[-1]:g} ({len(lrs)})"
 
 
+def together(experiments: Sequence[Measured]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return headings and cells of one table of several experiments."""
+    metrics = sorted({f"test {each.metric.name}" for each in experiments})
+    test = f"{' or '.join(metrics)} [worst, best seed]"
+    head = ("experiment", "variant", "default lr", test, "best lr of grid", test, "steps")
+    rows = []
+    for each in experiments:
+        for series, cells in zip(each.series, map(_row, each.series), strict=True):
+            steps = max((record.result.steps for record in series.records.values()), default=None)
+            title = each.comparison.preset.title or each.name
+            rows.append((title, *cells[:5], "-" if steps is None else str(steps)))
+    return head, rows
+
+
 def by_lr(measured: Measured) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return headings and cells of the validation metric at every learning rate, first seed."""
+    """Return headings and cells of the metric at every learning rate.
+
+    On validation, of the first seed; on the test part too, and over all seeds, where every rate is
+    tried on more than one.
+    """
+    if measured.comparison.preset.grid_seeds > 1:
+        return _by_lr_over_seeds(measured)
     lrs = sorted({lr for series in measured.series for lr in series.lrs})
     rows = [
         (series.label, *(_at(series, lr) for lr in lrs))
@@ -58,6 +78,17 @@ def by_lr(measured: Measured) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         if series.records
     ]
     return ("variant", *(f"{lr:g}" for lr in lrs)), rows
+
+
+def _by_lr_over_seeds(measured: Measured) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    metric = measured.metric.name
+    rows = [
+        (series.label, f"{lr:g}", str(series.scores(lr, "val")), str(series.scores(lr)))
+        for series in measured.series
+        for lr in series.lrs
+        if series.at(lr)
+    ]
+    return ("variant", "lr", f"validation {metric}", f"test {metric}"), rows
 
 
 def _at(series: Series, lr: float) -> str:
@@ -107,15 +138,17 @@ def about(measured: Measured) -> list[str]:
         )
     elif measured.data_name:
         told.append(f"Data: {measured.data_name}.")
-    if preset.left_out:
-        told.append(f"Less than the paper's: {preset.left_out}")
+    if preset.deviations:
+        told.append(f"Less than the paper's: {preset.deviations}")
+    told += preset.notes
     schedule = preset.schedule
-    told.append(
+    training = (
         f"{preset.epochs} epochs in batches of {preset.batch_size}; learning rate {schedule.kind}"
         + (f", times {schedule.gamma:g}" if schedule.gamma != 1 else "")
         + (f", warm-up {schedule.warmup_epochs:g} epochs" if schedule.warmup_epochs else "")
-        + f"; seeds {', '.join(map(str, preset.seeds))}."
     )
+    seeds = f"seeds {', '.join(map(str, preset.seeds))}"
+    told.append(f"{training if preset.epochs else 'No step is made'}; {seeds}.")
     metric = measured.metric
     told.append(
         f"Metric: {metric.name} ({metric.unit}), {metric.better} is better; mean over seeds "
@@ -128,10 +161,14 @@ def about(measured: Measured) -> list[str]:
         or any("val" in record.result.metrics for record in measured.records)
         else "test metric, since there is no validation part,"
     )
-    told.append(
-        f"Tuned: the learning rate alone, by the {chosen_by} on the first seed, and between the "
-        "winner and the default rate by the mean over seeds. Not tuned: anything else."
+    by = (
+        f"by the mean {chosen_by} over seeds"
+        if preset.grid_seeds > 1
+        else f"by the {chosen_by} on the first seed, and between the winner and the default rate "
+        "by the mean over seeds"
     )
+    if any(len(series.lrs) > 1 for series in measured.series):
+        told.append(f"Tuned: the learning rate alone, {by}. Not tuned: anything else.")
     told += _at_the_end_of_the_grid(measured)
     told += _settings(measured)
     if measured.missing:

@@ -49,13 +49,13 @@ def step_grid(table: Table) -> Grid:
         "extra at the peak",
     )
     weights = table.entries * {"float32": 4, "bfloat16": 2}[table.dtype]
-    rows = tuple(_step_cells(table, row, weights) for row in table.rows if not row.left_out)
+    rows = tuple(_step_cells(table, row, weights) for row in table.rows if not row.deviations)
     whose = "its own weights" if table.own_weights else "the same weights, for want of memory"
     notes = [
         f"{table.tensors:,} tensors, {table.entries:,} parameters, {bytes_text(weights)} of "
         f"weights; each optimiser stepped {whose}."
     ]
-    notes += [f"{row.label}: {row.left_out}." for row in table.rows if row.left_out]
+    notes += [f"{row.label}: {row.deviations}." for row in table.rows if row.deviations]
     return Grid(f"{table.label}, {table.dtype}", headings, rows, tuple(notes))
 
 

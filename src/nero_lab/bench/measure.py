@@ -101,10 +101,10 @@ def measure(work: Workload, dtype: str, settings: Settings, tick: Tick) -> Table
             with _without_warnings() if contestant.compiled else contextlib.nullcontext():
                 runners.append(Runner(contestant, parameters, work))
         except LeftOut as reason:
-            rows[contestant.key] = replace(rows[contestant.key], left_out=str(reason))
+            rows[contestant.key] = replace(rows[contestant.key], deviations=str(reason))
         except Exception as error:  # a peer that fails is a row of the table, not the end of it
             told = f"failed: {type(error).__name__}: {error}".splitlines()[0]
-            rows[contestant.key] = replace(rows[contestant.key], left_out=told)
+            rows[contestant.key] = replace(rows[contestant.key], deviations=told)
     for runner in runners:
         runner.rounds = settings.rounds_for(runner.estimate, runner.contestant.full_rounds)
     interleave(runners, settings.rounds, lambda r: tick(f"{name}: round {r}/{settings.rounds}"))

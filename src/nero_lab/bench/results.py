@@ -15,7 +15,7 @@ class Row:
 
     key: str
     label: str
-    left_out: str = ""
+    deviations: str = ""
     """why there are no figures; empty where there are"""
     seconds: float | None = None
     """the median"""

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nero_lab.cli import options
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -25,9 +27,7 @@ def paper(
             show_default=False,
         ),
     ],
-    preset: Annotated[
-        str, typer.Option(help="paper: as published; cpu: cut to minutes; tiny: for tests.")
-    ] = "cpu",
+    preset: options.Preset = "cpu",
     results: Annotated[
         Path | None,
         typer.Option(
@@ -45,27 +45,11 @@ def paper(
             show_default=False,
         ),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Runs at once. Default: one per core.", show_default=False),
-    ] = None,
-    executor: Annotated[
-        str, typer.Option(help="local: processes of this machine; ray: a Ray cluster.")
-    ] = "local",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            help="Of the cluster. Default: $RAY_ADDRESS, else one that is started here.",
-            show_default=False,
-        ),
-    ] = None,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with the data. Default: where they usually are.", show_default=False
-        ),
-    ] = None,
+    jobs: options.Jobs = None,
+    executor: options.Executor = "local",
+    ray_address: options.RayAddress = None,
+    accelerator: options.Accelerator = "auto",
+    data: options.Data = None,
 ) -> None:
     """Run the paper's experiments, and show what they say.
 
@@ -103,7 +87,7 @@ def paper(
     if shown:
         _show(shown, comparisons, records, out, console)
     else:
-        from nero_lab.sweeps.comparisons import run_paper
+        from nero_lab.sweeps.due import train_comparisons
         from nero_lab.sweeps.grid import open_pool
 
         try:
@@ -112,7 +96,7 @@ def paper(
             raise typer.BadParameter(str(error), param_hint="--executor") from None
         pictures = out or Path("runs/paper") / preset
         maker = _maker(comparisons, pictures, data, accelerator)
-        code = run_paper(comparisons, records, maker, pool, console)
+        code = train_comparisons(comparisons, records, maker, pool, console)
         _draw(comparisons, records, pictures, console)
         raise typer.Exit(code)
 

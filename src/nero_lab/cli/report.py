@@ -54,7 +54,7 @@ def report(
         )
     page = out or records / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    html = results_page(experiments, answers(evidence(experiments)), str(records))
+    html = results_page(experiments, str(records), answers(evidence(experiments)))
     page.write_text(html, "utf-8")
     runs = sum(len(each.records) for each in experiments)
     typer.echo(f"Open {page} (works without a network): {runs} runs of {len(experiments)} tasks.")

@@ -5,12 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from nero_lab.cli import options
+
 
 def sweep(
-    task: Annotated[
-        str,
-        typer.Argument(help="A name from `nero tasks`, or your own: FILE.py or MODULE:CLASS."),
-    ],
+    task: options.Task,
     optimizers: Annotated[
         str,
         typer.Option(
@@ -27,28 +26,12 @@ def sweep(
         ),
     ] = "grid",
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1 and so on.")] = 3,
-    preset: Annotated[str, typer.Option(help="paper, cpu or tiny.")] = "cpu",
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Runs at once. Default: one per core.", show_default=False),
-    ] = None,
-    executor: Annotated[
-        str, typer.Option(help="local: processes of this machine; ray: a Ray cluster.")
-    ] = "local",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            help="Of the cluster. Default: $RAY_ADDRESS, else one that is started here.",
-            show_default=False,
-        ),
-    ] = None,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with the data. Default: where they usually are.", show_default=False
-        ),
-    ] = None,
+    preset: options.Preset = "cpu",
+    jobs: options.Jobs = None,
+    executor: options.Executor = "local",
+    ray_address: options.RayAddress = None,
+    accelerator: options.Accelerator = "auto",
+    data: options.Data = None,
     out: Annotated[Path, typer.Option(help="Directory of the records.", file_okay=False)] = Path(
         "runs/sweep"
     ),

@@ -5,12 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from nero_lab.cli import options
+
 
 def train(
-    task: Annotated[
-        str,
-        typer.Argument(help="A name from `nero tasks`, or your own: FILE.py or MODULE:CLASS."),
-    ],
+    task: options.Task,
     optimizer: Annotated[
         str,
         typer.Option(
@@ -24,27 +23,20 @@ def train(
             min=0, help="Learning rate. Default: the optimiser's own.", show_default=False
         ),
     ] = None,
-    preset: Annotated[
-        str, typer.Option(help="paper: as published; cpu: cut to minutes; tiny: for tests.")
-    ] = "cpu",
+    preset: options.Preset = "cpu",
     seed: Annotated[int, typer.Option(help="Of initial weights, batches and dropout.")] = 0,
     model: Annotated[
         list[str] | None,
         typer.Option(help="An option of the task's model: init=kaiming. May be given again."),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with the data. Default: where they usually are.", show_default=False
-        ),
-    ] = None,
+    data: options.Data = None,
     out: Annotated[
         Path, typer.Option(help="Directory for record, checkpoints and weights.", file_okay=False)
     ] = Path("runs/train"),
     devices: Annotated[
         int, typer.Option(min=1, help="Processes that train together, one on each device.")
     ] = 1,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    accelerator: options.Accelerator = "auto",
     precision: Annotated[
         str, typer.Option(help="32-true, bf16-mixed, 16-mixed, bf16-true or 64-true.")
     ] = "32-true",

@@ -27,7 +27,11 @@ def draw_by_class(
 
 
 def draw_rows(
-    labels: np.ndarray, train_size: int | None, val_size: int, seed: int
+    labels: np.ndarray,
+    train_size: int | None,
+    val_size: int,
+    seed: int,
+    classes: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of training and of validation.
 
@@ -37,10 +41,12 @@ def draw_rows(
             are left.
         val_size: rows of validation, likewise.
         seed: of the drawing.
+        classes: which to draw from; None: all.
     """
-    classes = [int(label) for label in np.unique(labels)]
+    if classes is None:
+        classes = [int(label) for label in np.unique(labels)]
     counts = [size // len(classes) for size in (train_size or 0, val_size)]
     train, val = draw_by_class(labels, classes, counts, np.random.default_rng(seed))
     if train_size is None:
-        train = np.setdiff1d(np.arange(len(labels)), val)
+        train = np.setdiff1d(np.flatnonzero(np.isin(labels, classes)), val)
     return train, val

@@ -46,6 +46,7 @@ def load_images(
     train_size: int | None = None,
     val_size: int = 0,
     test_size: int | None = None,
+    classes: tuple[int, ...] | None = None,
     channels: int = 1,
     pixels: int = 28,
     split_seed: int = 0,
@@ -62,12 +63,15 @@ def load_images(
         train_size: training images, with equally many of each class; None: all but the others.
         val_size: images for validation, taken from the training files, likewise.
         test_size: the first so many test images; None: all.
+        classes: which to keep, counted from 0 in this order; None: all.
         channels: of the images returned.
         pixels: their height and width.
         split_seed: decides which images go where; no part of a run's own seed.
     """
     images, labels, test_images, test_labels = read_images(folder, digest)
-    train, val = draw_rows(labels, train_size, val_size, split_seed)
+    kept = tuple(map(int, np.unique(labels))) if classes is None else classes
+    train, val = draw_rows(labels, train_size, val_size, split_seed, kept)
+    test = np.flatnonzero(np.isin(test_labels, kept))[:test_size]
     mean = images[train].mean(axis=(0, 2, 3))
     std = images[train].std(axis=(0, 2, 3))
 
@@ -82,13 +86,19 @@ def load_images(
         x = torch.from_numpy(images.astype(np.float32))
         x = x.sub_(_column(mean)).div_(_column(std))
         x = x.repeat(1, channels // images.shape[1], 1, 1)
-        return Split(x, torch.from_numpy(labels.astype(np.int64)))
+        return Split(x, torch.from_numpy(_renumbered(labels, kept)))
 
     return Parts(
         split(images[train], labels[train]),
         split(images[val], labels[val]),
-        split(test_images[:test_size], test_labels[:test_size]),
+        split(test_images[test], test_labels[test]),
     )
+
+
+def _renumbered(labels: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
+    number = np.zeros(256, dtype=np.int64)
+    number[list(classes)] = range(len(classes))
+    return number[labels]
 
 
 def _column(values: np.ndarray) -> Tensor:

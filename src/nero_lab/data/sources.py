@@ -17,7 +17,7 @@ from nero_lab.data.idx import idx_files, idx_title
 from nero_lab.data.image_folder import folder_digest, folder_files, folder_title
 from nero_lab.data.pairs import pair_files, pair_title
 from nero_lab.data.parts import MissingData, digest_files
-from nero_lab.data.text import ANARCHISM
+from nero_lab.data.text import ANARCHISM, DEBIAN_REFERENCE
 from nero_lab.data.words import word_files, word_title
 
 
@@ -120,6 +120,17 @@ _SOURCES = (
         files=word_files,
         recognise=_as("An Anarchist FAQ"),
         installed=ANARCHISM,
+    ),
+    Source(
+        name="debian-reference",
+        title="The Debian Reference",
+        what="a book on the Debian system",
+        licence="GPL-2 or later",
+        format="*.md and *.txt, gzipped or not",
+        get="apt-get install debian-reference-en",
+        files=word_files,
+        recognise=_as("The Debian Reference"),
+        installed=DEBIAN_REFERENCE,
     ),
     Source(
         name="multi30k",

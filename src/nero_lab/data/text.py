@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nero_lab.data.parts import MissingData, Parts, Split, check_digest, digest_files
+from nero_lab.data.parts import Parts, Split, check_digest, digest_files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,33 +29,6 @@ _BLOCKS = 200
 _TOKENIZER_CHARACTERS = 2_000_000
 
 
-def text_files(folder: Path, option: str, package: str) -> list[Path]:
-    """Return the texts in a folder, sorted.
-
-    Args:
-        folder: where to look, not in folders inside it.
-        option: the option of the command line that names the folder.
-        package: the Debian package that has the texts.
-
-    Raises:
-        MissingData: there are none.
-    """
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    files = [path for path in found if path.name.endswith(TEXT_SUFFIXES) and path.is_file()]
-    if not files:
-        raise MissingData(
-            f"no texts ({', '.join(TEXT_SUFFIXES)}) in {folder}.\n"
-            f"Get them with: apt-get install {package}; or name a folder that has some: "
-            f"{option} DIR"
-        )
-    return files
-
-
-def text_digest(folder: Path, option: str, package: str) -> str:
-    """Return what identifies the texts in `folder`."""
-    return digest_files(text_files(folder, option, package))
-
-
 def load_text(
     folder: Path,
     digest: str,
@@ -69,7 +42,7 @@ def load_text(
 
     Args:
         folder: where the texts are.
-        digest: what `text_digest` has to give for them.
+        digest: what `digest_files` has to give for them.
         tokenizer: what `train_tokenizer` returned.
         train_tokens: at most so many tokens to learn from, from blocks all over the text.
         eval_tokens: at most so many for validation, and as many for the test.

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from nero_lab.data.found import FoundData
 from nero_lab.experiments.schedule import Schedule
-from nero_lab.experiments.task import Preset, Task, Variant
+from nero_lab.experiments.task import Preset, Start, Task, Variant
 from nero_lab.optimizers import OptimizerSpec, find_optimizer
 
 
@@ -45,6 +45,9 @@ class Run:
     data_name: str | None = None
     """the data set that it ran on, with `data_digest`; None: not looked for yet"""
     data_digest: str | None = None
+    start: Mapping[str, Any] | None = None
+    """"run": the plan_id of the run whose final weights it starts from; "fresh": the modules that
+    keep fresh weights all the same. None: all weights are fresh"""
     preset: str = ""
     """which preset and variant it belongs to, for people: no part of what identifies it"""
     variant: str = ""
@@ -59,8 +62,10 @@ class Run:
         """Return the digest of all but the data set."""
         return self._digest("preset", "variant", "data_name", "data_digest")
 
-    def _digest(self, *leave_out: str) -> str:
-        identity = {key: value for key, value in asdict(self).items() if key not in leave_out}
+    def _digest(self, *omitted: str) -> str:
+        if self.start is None:  # as in records that are older than this field
+            omitted = (*omitted, "start")
+        identity = {key: value for key, value in asdict(self).items() if key not in omitted}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def on(self, found: FoundData) -> "Run":
@@ -129,9 +134,16 @@ def plan_run(task: Task, preset: Preset, variant: Variant, lr: float, seed: int)
         groups=_plain(groups) if groups is not None and spec.by_neuron else None,
         clip_norm=preset.clip_norm,
         eval_every=preset.eval_every,
+        start=None if preset.start is None else _start(task, preset.start, seed),
         preset=preset.name,
         variant=variant.name,
     )
+
+
+def _start(task: Task, start: Start, seed: int) -> dict[str, Any]:
+    (variant,) = start.preset.variants
+    source = plan_run(task, start.preset, variant, variant_spec(variant).default_lr, seed)
+    return {"run": source.plan_id, "fresh": list(start.fresh)}
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,6 +85,7 @@ class Preset:
 
     name: str
     epochs: int
+    """0: the model is evaluated once its optimiser is built, and not trained"""
     batch_size: int
     """over all devices together"""
     schedule: Schedule
@@ -100,8 +101,26 @@ class Preset:
     """the most that the norm of all gradients together may be"""
     eval_every: int = 1
     """epochs from one evaluation to the next; the last epoch always has one"""
-    left_out: str = ""
+    start: "Start | None" = None
+    """where the initial weights come from; None: they are fresh"""
+    grid_seeds: int = 1
+    """on how many of the seeds, from the first on, every learning rate is tried"""
+    title: str = ""
+    """what it is, in headings, where a task has several presets side by side"""
+    deviations: str = ""
     """in what it falls short of the paper, for the reader"""
+    notes: tuple[str, ...] = ()
+    """what else the reader has to know, a sentence or more each"""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The final weights of another run of the same task and seed, for runs to start from."""
+
+    preset: Preset
+    """of one variant, whose run at its default learning rate they come from"""
+    fresh: tuple[str, ...] = ()
+    """modules that keep weights of their own, such as a new head"""
 
 
 class Loader(Protocol):

@@ -6,37 +6,13 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-_LIBRARIES = ("torch", "pytorch-optimizer", "scikit-learn", "lightning-fabric", "tokenizers")
-_LAB_SOURCES = ("train.py", "optimizers/*.py", "tasks/*.py", "models/*.py", "data/*.py")
-
-
-@functools.cache
-def software() -> Mapping[str, str]:
-    """Return the versions of what computes a run, and a digest of this project's own code."""
-    versions = {}
-    for library in _LIBRARIES:
-        try:
-            versions[library] = version(library)
-        except PackageNotFoundError:
-            versions[library] = "missing"
-    return versions | {"code": _code_digest()}
-
-
-def _code_digest() -> str:
-    here = Path(__file__).parent
-    sources = [path for pattern in _LAB_SOURCES for path in sorted(here.glob(pattern))]
-    library = find_spec("nero")
-    if library is not None and library.origin is not None:
-        sources += sorted(Path(library.origin).parent.rglob("*.py"))
-    digest = hashlib.sha256()
-    for source in sources:
-        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+_SOURCES = ("*.py", "*.cpp", "*.h")
+"""Of the library: everything that computes a step."""
 
 
 @functools.cache
@@ -44,11 +20,36 @@ def environment() -> Mapping[str, Any]:
     """Return what the numbers' last bits and the times may depend on."""
     return {
         "python": platform.python_version(),
-        "torch": software()["torch"],
+        "torch": version("torch"),
+        "nero": _library_digest(),
+        "CPU kernel": _cpu_kernel(),
         "platform": platform.platform(),
         "processor": platform.machine(),
         "cores": os.cpu_count(),
     }
+
+
+def _library() -> Path:
+    found = find_spec("nero")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent
+
+
+def _library_digest() -> str:
+    """Return what identifies the sources of the library, those of its kernels among them."""
+    digest = hashlib.sha256()
+    for source in sorted(path for kind in _SOURCES for path in _library().rglob(kind)):
+        name = source.relative_to(_library()).as_posix()
+        digest.update(name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _cpu_kernel() -> str:
+    """Return whether the compiled kernel is there, and what $NERO_CPU asks of it."""
+    built = "built" if any(_library().rglob("_cpu*.so")) else "not built"
+    asked = os.environ.get("NERO_CPU")
+    return built if asked is None else f"{built}, NERO_CPU={asked}"
 
 
 @functools.cache

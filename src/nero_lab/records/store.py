@@ -1,5 +1,6 @@
 """Records of runs: one JSON object a line, one file for each task."""
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -94,6 +95,22 @@ class Records:
         plan_id = run.plan_id
         matching = [record for record in self.of_task(run.task) if record.run.plan_id == plan_id]
         return matching[-1] if matching else None
+
+    def forget(self, run: Run) -> None:
+        """Count a run as not recorded; its line stays in the file."""
+        self._file(run.task).records.pop(run.run_id, None)
+
+    def set_aside(self, task: str) -> Path | None:
+        """Rename the file of a task, to a name that is free, and start anew; return its new name.
+
+        None where there is no such file.
+        """
+        path = self.folder / f"{task}.jsonl"
+        self._files.pop(task, None)
+        if not path.exists():
+            return None
+        numbered = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+        return path.rename(next(name for name in numbered if not name.exists()))
 
     def append(self, record: Record) -> None:
         """Write a record to its file, on the disk before this returns."""

@@ -1,227 +1,137 @@
-"""Nero's presets and AdamW on networks that are trained already: two transfers."""
+"""Nero's presets and AdamW on networks that are trained already: two transfers.
+
+Each seed trains a source network of its own, from which all variants of that seed start. What
+building the optimiser does by itself is measured by runs of no steps.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from nero_lab.data.fashion_mnist import fashion_mnist_digest
-from nero_lab.data.text import text_digest
-from nero_lab.optimizers import OPTIMIZERS
-from nero_lab.records.old import RunConfig
-from nero_lab.studies.heads import BALANCED, CONTEXT, LM_BATCH, language_run
-from nero_lab.studies.plan import Arm, Case, Study
+from nero_lab.experiments.task import Preset, Start, Task, Variant
+from nero_lab.studies.heads import BALANCED
+from nero_lab.studies.run import Study, full_grid
+from nero_lab.sweeps.comparison import Comparison
+from nero_lab.tasks.fashion_cnn import FashionCNN
+from nero_lab.tasks.small_lm import BATCH, CONTEXT, SmallLM
 
 PRESETS = ("finetune", "paper")
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large the study is."""
-
-    seeds: tuple[int, ...]
-    grids: Mapping[str, tuple[float, ...]]
-    """learning rates by optimiser"""
-    source_images: int
-    source_epochs: int
-    target_images: int
-    target_epochs: int
-    val_images: int
-    source_steps: int
-    target_tokens: int
-    target_passes: int
-    eval_tokens: int
-    vocabulary: int
-    lm_width: int
-
-
-WHOLE = Sizes(
-    seeds=(0, 1, 2),
-    grids={"nero": (1e-2, 3e-2, 1e-1, 3e-1), "adamw": (1e-3, 3e-3, 1e-2, 3e-2)},
-    source_images=20_000,
-    source_epochs=2,
-    target_images=500,
-    target_epochs=20,
-    val_images=2_000,
-    source_steps=800,
-    target_tokens=98_304,
-    target_passes=3,
-    eval_tokens=16_384,
-    vocabulary=1024,
-    lm_width=128,
-)
-QUICK = Sizes(
-    seeds=(0,),
-    grids={"nero": (1e-2,), "adamw": (1e-3,)},
-    source_images=640,
-    source_epochs=1,
-    target_images=100,
-    target_epochs=1,
-    val_images=100,
-    source_steps=4,
-    target_tokens=2048,
-    target_passes=1,
-    eval_tokens=1024,
-    vocabulary=320,
-    lm_width=32,
-)
-TARGET_BATCH = 32
+_GRIDS = {"nero": (1e-2, 3e-2, 1e-1, 3e-1), "adamw": (1e-3, 3e-3, 1e-2, 3e-2)}
 _GRIDS_NOTE = (
     'The grids were set after trial runs on seed 0 with AdamW and Nero\'s preset "finetune", and '
     "raised until the best rates of the trials lay inside or their neighbours were level."
 )
-_SOURCE_CLASSES, _TARGET_CLASSES = [0, 1, 2, 3, 4], [5, 6, 7, 8, 9]
 
 
-def finetune_study(folders: Mapping[str, str], quick: bool) -> Study:
-    """Return the study over "fashion-mnist", "anarchism" and "target" in `folders`.
-
-    `folders` also says where the trained weights go: "weights".
-
-    Raises:
-        MissingData: a folder lacks its files.
-    """
-    sizes = QUICK if quick else WHOLE
+def finetune_study(quick: bool) -> Study:
+    """Return the study; the quick version is far too small to compare anything."""
     return Study(
-        name="finetune",
-        title="Fine-tuning networks that AdamW has trained",
-        cases=(_images(folders, sizes), _language(folders, sizes)),
-        seeds=sizes.seeds,
-        seconds={"fashion-cnn": 0.04, "small-lm": 0.055},
-        left_out="one seed, one learning rate and a few steps on small networks: it shows how the "
-        "study goes, and compares nothing."
-        if quick
-        else "",
+        "Fine-tuning networks that AdamW has trained", (*_images(quick), *_language(quick))
     )
 
 
-def _images(folders: Mapping[str, str], sizes: Sizes) -> Case:
-    source_data = {
-        "digest": fashion_mnist_digest(Path(folders["fashion-mnist"])),
-        "classes": _SOURCE_CLASSES,
-        "train_size": sizes.source_images,
-        "val_size": sizes.val_images,
-    }
-    source = RunConfig(
-        task="fashion-cnn",
-        optimizer="adamw",
-        lr=1e-3,
-        seed=0,
-        epochs=sizes.source_epochs,
-        batch_size=128,
-        lr_decay="linear",
-        warmup_epochs=_warmup("adamw", sizes.source_epochs),
-        model={"classes": 5, "batch_norm": True},
-        data=source_data,
-        optimizer_options=OPTIMIZERS["adamw"].options,
-        save_weights=True,
-        folders={name: folders[name] for name in ("fashion-mnist", "weights")},
+def _images(quick: bool) -> tuple[Comparison, ...]:
+    sizes = (
+        {"train_size": 640, "val_size": 100} if quick else {"train_size": 20_000, "val_size": 2_000}
     )
-    target = replace(
-        source,
-        epochs=sizes.target_epochs,
-        batch_size=TARGET_BATCH,
-        data={**source_data, "classes": _TARGET_CLASSES, "train_size": sizes.target_images},
+    source = {"classes": [0, 1, 2, 3, 4], **sizes}
+    target = {**source, "classes": [5, 6, 7, 8, 9], "train_size": 100 if quick else 500}
+    return _transfer(
+        FashionCNN(),
+        quick,
         fresh=("head",),
-    )
-    return Case(
-        "fashion-cnn",
-        "Fashion-MNIST: from classes 0-4 to classes 5-9, network with BatchNorm",
-        _arms(source, target, sizes, new_head=True),
-        (
-            f"Trained on {sizes.source_images:,} images of the source classes by AdamW (lr 0.001, "
-            f"not tuned); fine-tuned on {sizes.target_images:,} of the target classes, all layers.",
+        source={"model": {"classes": 5, "batch_norm": True}, "data": source},
+        target={"data": target, "epochs": 1 if quick else 20, "batch_size": 32},
+        notes=(
+            f"Trained on {source['train_size']:,} images of classes 0 to 4 by AdamW (lr 0.001, not "
+            f"tuned); fine-tuned on {target['train_size']:,} of classes 5 to 9, all layers.",
             "The head is new, with PyTorch's default initial weights. It holds nothing worth "
             'keeping, so under preset "finetune" it is balanced (an override), as "paper" has it.',
-            _GRIDS_NOTE,
         ),
     )
 
 
-def _language(folders: Mapping[str, str], sizes: Sizes) -> Case:
-    texts = {name: folders[name] for name in ("anarchism", "target", "weights")}
-    source = language_run(texts, sizes.vocabulary, sizes.lm_width, sizes.eval_tokens)
-    digest = text_digest(Path(folders["target"]), "--data-target-text", "debian-reference-en")
-    source = replace(
-        source,
-        optimizer="adamw",
-        lr=1e-3,
-        warmup_epochs=_warmup("adamw", 1),
-        data={**source.data, "train_tokens": sizes.source_steps * LM_BATCH * CONTEXT},
-        optimizer_options=OPTIMIZERS["adamw"].options,
-        save_weights=True,
-    )
-    target = replace(
-        source,
-        epochs=sizes.target_passes,
-        data={
-            **source.data,
-            "corpus": "target",
-            "digests": {**source.data["digests"], "target": digest},
-            "train_tokens": sizes.target_tokens,
-        },
-    )
-    return Case(
-        "small-lm",
-        "Language model: from An Anarchist FAQ to another text (default: the Debian Reference)",
-        _arms(source, target, sizes, new_head=False),
-        (
-            f"Trained for {sizes.source_steps} steps by AdamW (lr 0.001, not tuned); fine-tuned on "
-            f"at most {sizes.target_tokens:,} tokens, {sizes.target_passes} times over, all "
-            "layers, with the tokenizer of the source.",
+def _language(quick: bool) -> tuple[Comparison, ...]:
+    task = SmallLM()
+    base = task.presets["tiny" if quick else "cpu"]
+    steps = 4 if quick else 800
+    source = {
+        **base.data,
+        "train_tokens": steps * BATCH * CONTEXT,
+        "eval_tokens": 1024 if quick else 16_384,
+    }
+    tokens = 2048 if quick else 98_304
+    target = {**source, "corpus": "debian-reference", "train_tokens": tokens}
+    return _transfer(
+        task,
+        quick,
+        fresh=(),
+        source={"data": source},
+        target={"data": target, "epochs": 1 if quick else 3},
+        notes=(
+            f"Trained for {steps} steps by AdamW (lr 0.001, not tuned) on An Anarchist FAQ; "
+            f"fine-tuned on at most {tokens:,} tokens of the Debian Reference, all layers, with "
+            "the tokenizer of the source.",
             "The head is not tied to the embedding, and comes with the trained network.",
-            _GRIDS_NOTE,
         ),
     )
 
 
-def _arms(source: RunConfig, target: RunConfig, sizes: Sizes, new_head: bool) -> tuple[Arm, ...]:
-    arms = [
-        _arm(f'Nero, preset "{preset}"', "nero", _groups(preset, new_head), source, target, sizes)
+def _transfer(
+    task: Task,
+    quick: bool,
+    *,
+    fresh: tuple[str, ...],
+    source: Mapping[str, Any],
+    target: Mapping[str, Any],
+    notes: tuple[str, ...],
+) -> tuple[Comparison, ...]:
+    """Return the source, it and the target with no step made, and the target trained."""
+    adamw = Variant("adamw", "AdamW", "adamw", lr_grid=(1e-3,))
+    trained = full_grid(task, "source", [adamw], quick, title="the source, by AdamW", **source)
+    start, new = Start(trained.preset), Start(trained.preset, fresh)
+    tuned = full_grid(
+        task,
+        "target",
+        _variants(fresh),
+        quick,
+        **{**source, **target, "start": new},
+        title="the target, fine-tuned",
+        notes=(*notes, _GRIDS_NOTE),
+    )
+    return (
+        trained,
+        _untrained(task, trained.preset, "built", "the source, optimiser built", start, ()),
+        _untrained(task, tuned.preset, "before", "the target, before the first step", new, fresh),
+        tuned,
+    )
+
+
+def _untrained(
+    task: Task, preset: Preset, name: str, title: str, start: Start, fresh: tuple[str, ...]
+) -> Comparison:
+    """Return what the variants measure once the optimiser is built and no step is made."""
+    variants = tuple(replace(each, lr_grid=()) for each in _variants(fresh))
+    changes = {"variants": variants, "start": start, "notes": ()}
+    return Comparison(task, replace(preset, name=name, title=title, epochs=0, **changes))
+
+
+def _variants(fresh: tuple[str, ...]) -> tuple[Variant, ...]:
+    """Return Nero with each preset, and AdamW."""
+    nero = [
+        Variant(
+            f"nero-{preset}",
+            f'Nero, preset "{preset}"',
+            "nero",
+            _GRIDS["nero"],
+            groups={"preset": preset, "head": "head", **_new_head(preset, fresh)},
+        )
         for preset in PRESETS
     ]
-    return (*arms, _arm("AdamW", "adamw", None, source, target, sizes))
+    return (*nero, Variant("adamw", "AdamW", "adamw", _GRIDS["adamw"]))
 
 
-def _groups(preset: str, new_head: bool) -> dict[str, Any]:
-    groups: dict[str, Any] = {"preset": preset, "head": "head"}
-    if new_head and preset == "finetune":
-        groups["overrides"] = {"head.weight": BALANCED}
-    return groups
-
-
-def _arm(
-    label: str,
-    optimizer: str,
-    groups: dict[str, Any] | None,
-    source: RunConfig,
-    target: RunConfig,
-    sizes: Sizes,
-) -> Arm:
-    spec = OPTIMIZERS[optimizer]
-    template = replace(
-        target,
-        optimizer=optimizer,
-        optimizer_options=spec.options,
-        lr=spec.default_lr,
-        warmup_epochs=_warmup(optimizer, target.epochs),
-        groups=groups,
-        save_weights=False,
-    )
-    unchanged = replace(template, data=source.data, epochs=0, warmup_epochs=0, fresh=())
-    if groups and "overrides" in groups:  # they are for a new head, and this one is trained
-        kept = {name: x for name, x in groups.items() if name != "overrides"}
-        unchanged = replace(unchanged, groups=kept)
-    return Arm(
-        "optimiser",
-        label,
-        template,
-        sizes.grids[optimizer],
-        spec.default_lr,
-        pretraining=source,
-        on_source=unchanged,
-    )
-
-
-def _warmup(optimizer: str, epochs: int) -> float:
-    return OPTIMIZERS[optimizer].warmup * epochs
+def _new_head(preset: str, fresh: tuple[str, ...]) -> dict[str, Any]:
+    if preset != "finetune" or not fresh:
+        return {}
+    return {"overrides": {f"{module}.weight": BALANCED for module in fresh}}

@@ -1,89 +1,116 @@
-"""Run a study: its progress, its tables, and what happens when it is interrupted."""
+"""Train what a study still misses, and show what is recorded of it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from nero_lab.records.old import RecordStore
-from nero_lab.studies.plan import Study
-from nero_lab.studies.report import headings, settings, table_cells, table_rows, write_report
-from nero_lab.sweep import RunFailed, WorkerDied
-from nero_lab.sweeps.progress import open_records, train_missing
-from nero_lab.train import weights_path
-from nero_lab.training.context import INTERRUPTED
+from nero_lab.analysis.catalogue import measured
+from nero_lab.analysis.files import write_files
+from nero_lab.analysis.show import print_together
+from nero_lab.experiments.run import variant_spec
+from nero_lab.experiments.task import Task, Variant
+from nero_lab.records.environment import environment
+from nero_lab.records.store import Records
+from nero_lab.sweeps.comparison import Comparison
+from nero_lab.sweeps.due import train_comparisons
+from nero_lab.sweeps.grid import OpenPool
+from nero_lab.sweeps.jobs import JobMaker
+
+SEEDS = (0, 1, 2)
 
 
-def run_study(study: Study, out: Path, jobs: int, fresh: bool, console: Console) -> int:
-    """Train what is missing, then print the tables and write the report.
+@dataclass(frozen=True)
+class Study:
+    """Comparisons that settle a question together."""
+
+    title: str
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def starts(self) -> set[str]:
+        """Return the plan_ids of the runs whose final weights others start from."""
+        runs = [run for each in self.comparisons for run in each.due(lambda run: None)]
+        return {run.start["run"] for run in runs if run.start is not None}
+
+
+def full_grid(
+    task: Task, name: str, variants: Sequence[Variant], quick: bool, **changes: Any
+) -> Comparison:
+    """Return a comparison in which every variant tries every learning rate on every seed.
+
+    Args:
+        task: with a preset "cpu", from which it comes, and a preset "tiny" for the quick version.
+        name: of the preset.
+        variants: what is compared.
+        quick: one seed and each variant's default learning rate alone, on tiny data.
+        **changes: fields of the preset.
+    """
+    seeds = SEEDS[:1] if quick else SEEDS
+    if quick:
+        variants = [replace(each, lr_grid=(variant_spec(each).default_lr,)) for each in variants]
+    fields = {"groups": None, "deviations": "", **changes}
+    preset = replace(
+        task.presets["tiny" if quick else "cpu"],
+        name=name,
+        variants=tuple(variants),
+        seeds=seeds,
+        grid_seeds=len(seeds),
+        **fields,
+    )
+    return Comparison(task, preset)
+
+
+def run_study(
+    study: Study, out: Path, data: Path | None, pool: OpenPool, fresh: bool, console: Console
+) -> int:
+    """Train what is missing, then print the tables and write page, tables and pictures.
 
     Args:
         study: which one.
-        out: directory of the records and the report; made if missing.
-        jobs: processes that train.
+        out: folder of the records and of all that is written; made if missing.
+        data: folder with the data; None: wherever they usually are.
+        pool: opens the workers.
         fresh: set old records aside and train everything again.
         console: where to print.
 
     Returns:
-        The exit code: 0, 1 where a run failed, or 130 after Ctrl-C.
+        The exit code: 0; 1 where runs failed or data are missing; 130 after Ctrl-C.
     """
     start = time.monotonic()
-    store = open_records(out, fresh, console)
-    if study.left_out:
-        console.print(f"Quick: {study.left_out}")
-    _forget_lost_weights(study, store)
-    trouble = _problem(lambda: train_missing(study, store, jobs, console))
-    _print_tables(study, store, console)
-    files = write_report(study, store.get, out, finished=not trouble)
-    if trouble:
-        done = sum(store.get(config) is not None for config in study.runs.values())
-        console.print(
-            f"[bold red]{trouble}[/] Finished runs kept in {store.path}: {done}.", soft_wrap=True
-        )
-        console.print("The same command again trains the rest.")
-        return INTERRUPTED if trouble == _INTERRUPTION else 1
-    beside = ", ".join(file.name for file in (store.path, *files[1:]))
-    console.print(f"Written: {files[0]}. Beside it: {beside}.", soft_wrap=True)
-    console.print(f"It took {time.monotonic() - start:.0f} s with {jobs} processes.")
-    return 0
-
-
-_INTERRUPTION = "Interrupted."
-
-
-def _problem(train: Callable[[], None]) -> str:
-    """Return what kept the training from its end, or nothing."""
-    try:
-        train()
-    except KeyboardInterrupt:
-        return _INTERRUPTION
-    except (WorkerDied, RunFailed) as error:
-        return f"Stopped: {error}."
-    return ""
-
-
-def _forget_lost_weights(study: Study, store: RecordStore) -> None:
-    """Count a run as not done where others start from its weights and these are gone."""
-    for config in study.pretraining():
-        if not weights_path(config).exists():
-            store.records.pop(config.run_id, None)
-
-
-def _print_tables(study: Study, store: RecordStore, console: Console) -> None:
+    tasks = list(dict.fromkeys(each.task.name for each in study.comparisons))
+    records = Records(out)
+    for name in tasks if fresh else ():
+        if kept := records.set_aside(name):
+            console.print(f"Set aside: {kept}", soft_wrap=True, highlight=False, markup=False)
+    _report_other_versions(records, tasks, console)
+    folders = {} if data is None else dict.fromkeys(tasks, data)
+    maker = JobMaker(out, folders, starts=study.starts)
+    code = train_comparisons(study.comparisons, records, maker, pool, console)
     # A pipe has no width: give the tables their own, so that no cell is cut.
-    wide = console if console.is_terminal else Console(file=console.file, width=220)
-    for case in study.cases:
-        table = Table(title=case.title, title_justify="left")
-        for heading in headings(case):
-            table.add_column(heading)
-        rows = table_rows(study, case, store.get)
-        for index, cells in enumerate(table_cells(case, rows)):
-            following = rows[index + 1].arm.varies if index + 1 < len(rows) else None
-            last = following is not None and following != rows[index].arm.varies
-            table.add_row(*cells, end_section=last)
-        wide.print(table)
-        for line in settings(study, case, rows):
-            console.print(f"- {line}", highlight=False, markup=False)
-        console.print()
+    wide = console if console.is_terminal else Console(file=console.file, width=200)
+    experiments = measured(study.comparisons, records)
+    print_together(study.title, experiments, wide)
+    written = write_files(experiments, out)
+    names = [*(f"{name}.jsonl" for name in tasks), *(path.name for path in written[1:])]
+    console.print(f"Open {written[0]} (works without a network).", soft_wrap=True, markup=False)
+    console.print(f"Beside it: {', '.join(names)}.", soft_wrap=True, markup=False)
+    console.print(f"It took {time.monotonic() - start:.0f} s.", highlight=False)
+    return code
+
+
+def _report_other_versions(records: Records, tasks: Sequence[str], console: Console) -> None:
+    """Say where records were made by another version of the library than the one that is here."""
+    here = environment()["nero"]
+    older = sum(
+        record.environment.get("nero") != here for name in tasks for record in records.of_task(name)
+    )
+    if older:
+        console.print(
+            f"{older} recorded runs were made by another version of nero; --fresh trains "
+            "everything again.",
+            highlight=False,
+        )

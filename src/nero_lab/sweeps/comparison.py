@@ -1,9 +1,9 @@
 """Which runs an experiment needs, and which learning rate each of its variants ends up with.
 
-Every variant tries its grid on the first seed. The rate with the best validation metric there and
-the default rate are then trained on the other seeds too, and the better of these two by the mean
-over all seeds is its best one. The test part decides nothing, unless the experiment has no
-validation part at all.
+Every variant tries its grid on the first seed, or on as many as the preset says. The rate with the
+best validation metric there and the default rate are then trained on the other seeds too, and the
+better of these two by the mean over all seeds is its best one. The test part decides nothing,
+unless the experiment has no validation part at all.
 """
 
 import math
@@ -82,18 +82,23 @@ class Comparison:
         found = (find(self.run(variant, lr, seed)) for seed in self.preset.seeds)
         return [Outcome.of(record, self.task.metric) for record in found if record is not None]
 
+    @property
+    def grid_seeds(self) -> tuple[int, ...]:
+        """Return the seeds on which every learning rate is tried."""
+        return self.preset.seeds[: self.preset.grid_seeds]
+
     def shortlisted_lr(self, variant: Variant, find: FindRun) -> float | None:
-        """Return the first seed's best rate on validation, None while some are not trained.
+        """Return the best rate of the grid on validation, None while some runs are not recorded.
 
         A rate at which the run diverged counts below all others. Among equals, and where no rate
         gets beyond chance, the default rate wins, and then the smaller one.
         """
         outcomes = {}
         for lr in self.lrs(variant):
-            record = find(self.run(variant, lr, self.preset.seeds[0]))
-            if record is None:
+            found = [find(self.run(variant, lr, seed)) for seed in self.grid_seeds]
+            outcomes[lr] = [Outcome.of(each, self.task.metric) for each in found if each]
+            if len(outcomes[lr]) < len(found):
                 return None
-            outcomes[lr] = [Outcome.of(record, self.task.metric)]
         default = self.spec(variant).default_lr
         return best_lr(
             outcomes, self.task.metric, favoured=default, indifferent=learned_from(self.task.metric)
@@ -120,9 +125,12 @@ class Comparison:
 
     def due(self, find: FindRun) -> list[Run]:
         """Return every run that is known to be needed, trained or not; grids first."""
-        first, *others = self.preset.seeds
+        others = self.preset.seeds[self.preset.grid_seeds :]
         grids = [
-            self.run(variant, lr, first) for variant in self.variants for lr in self.lrs(variant)
+            self.run(variant, lr, seed)
+            for seed in self.grid_seeds
+            for variant in self.variants
+            for lr in self.lrs(variant)
         ]
         repeats = [
             self.run(variant, lr, seed)
@@ -146,5 +154,5 @@ class Comparison:
             lrs, default = self.lrs(variant), self.spec(variant).default_lr
             if len(lrs) > 1 and self.shortlisted_lr(variant, find) is None:
                 other = next(lr for lr in lrs if lr != default)
-                for seed in self.preset.seeds[1:]:
+                for seed in self.preset.seeds[self.preset.grid_seeds :]:
                     yield self.run(variant, other, seed)

@@ -31,6 +31,10 @@ class Job:
     """what `load_task` finds it by"""
     data_folder: Path | None = None
     checkpoints: Path | None = None
+    weights: Path | None = None
+    """file for the final weights, where other runs start from them"""
+    start: Path | None = None
+    """file of the weights that it starts from"""
     accelerator: str = "auto"
     stand_in_for: str | None = None
 
@@ -80,6 +84,8 @@ def train_job(job: Job, report: Callable[[Progress], None]) -> Result:
     context = Context(
         data_folder=job.data_folder,
         checkpoints=job.checkpoints,
+        weights=job.weights,
+        start=job.start,
         accelerator=job.accelerator,
         on_progress=report,
     )
@@ -91,12 +97,14 @@ class JobMaker:
     """Makes jobs of runs: looks for each task's data once."""
 
     out: Path
-    """for checkpoints"""
+    """for checkpoints and weights"""
     data_folders: dict[str, Path] = field(default_factory=dict)
     """by name of the task, where the user says that its data are"""
     accelerator: str = "auto"
     where: dict[str, str] = field(default_factory=dict)
     """by name of the task, what `load_task` finds it by, for those of users"""
+    starts: set[str] = field(default_factory=set)
+    """plan_ids of the runs whose final weights others start from"""
     _found: dict[str, FoundData] = field(default_factory=dict)
 
     def make(self, run: Run) -> Job:
@@ -117,9 +125,19 @@ class JobMaker:
             task=where,
             data_folder=folder,
             checkpoints=self.out / "checkpoints" / run.run_id,
+            weights=self.weights(run.plan_id) if run.plan_id in self.starts else None,
+            start=None if run.start is None else self.weights(run.start["run"]),
             accelerator=self.accelerator,
             stand_in_for=found.stand_in_for,
         )
+
+    def weights(self, plan_id: str) -> Path:
+        """Return the file of a run's final weights."""
+        return self.out / "weights" / f"{plan_id}.pt"
+
+    def can_start(self, run: Run) -> bool:
+        """Return whether the weights that a run starts from are there."""
+        return run.start is None or self.weights(run.start["run"]).exists()
 
 
 def run_jobs(

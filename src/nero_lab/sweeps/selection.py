@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from nero_lab.tasks import Metric
+from nero_lab.experiments.task import Metric
 
 
 class Outcome(Protocol):

@@ -67,8 +67,8 @@ CPU = replace(
         "test_size": 2000,
     },
     eval_every=2,
-    left_out="Grey images of 16 x 16 instead of 32 x 32 in colour, 8 base features instead of 64, "
-    "300 steps of 32 images, of 1,600. The Frechet distance is that of the features of a small "
+    deviations="Grey images of 16 x 16 instead of 32 x 32 in colour, 8 base features instead of "
+    "64, 300 steps of 32 images, of 1,600. The Frechet distance is that of the features of a small "
     "classifier trained on the same images, not of Inception's: it is no FID.",
 )
 
@@ -82,7 +82,7 @@ TINY = replace(
     seeds=(0, 1),
     model={"base": 2, "class_features": 4, "size": 16, "channels": 1},
     data={**CPU.data, "train_size": 48, "val_size": 32, "test_size": 32, "classifier_steps": 20},
-    left_out="Far too small to compare anything; for tests.",
+    deviations="Far too small to compare anything; for tests.",
 )
 
 

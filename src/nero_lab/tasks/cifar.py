@@ -44,7 +44,7 @@ CPU = replace(
     variants=with_grids(_VARIANTS, _CPU_GRIDS),
     model={"width": 0.125},
     data={"train_size": 5_000, "val_size": 2_000},
-    left_out="Networks of an eighth of the width, 5,000 training images and 12 epochs, with the "
+    deviations="Networks of an eighth of the width, 5,000 training images and 12 epochs, with the "
     "milestones of the learning rate at the same shares of the run.",
 )
 
@@ -53,7 +53,7 @@ VGG11_CPU = replace(
     CPU,
     model={"network": "vgg11", "width": 0.125},
     data={"train_size": 8_000, "val_size": 2_000},
-    left_out=CPU.left_out.replace("5,000", "8,000").replace("Networks", "A network"),
+    deviations=CPU.deviations.replace("5,000", "8,000").replace("Networks", "A network"),
 )
 
 TINY = replace(
@@ -66,7 +66,7 @@ TINY = replace(
     seeds=(0, 1),
     model={"width": 0.0625},
     data={"train_size": 60, "val_size": 20, "test_size": 20},
-    left_out="Far too small to compare anything; for tests.",
+    deviations="Far too small to compare anything; for tests.",
 )
 
 

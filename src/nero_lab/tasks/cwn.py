@@ -61,7 +61,7 @@ CPU = replace(
     variants=tuple(replace(variant, lr_grid=(1e-3, 1e-2, 1e-1)) for variant in _VARIANTS),
     model={"depth": 5, "width": 256},
     data={"train_size": 50_000, "val_size": 10_000},
-    left_out="Hidden width 256 instead of 784; 10,000 training images are held out.",
+    deviations="Hidden width 256 instead of 784; 10,000 training images are held out.",
 )
 
 TINY = replace(
@@ -73,7 +73,7 @@ TINY = replace(
     seeds=(0, 1),
     model={"depth": 3, "width": 16},
     data={"train_size": 60, "val_size": 20, "test_size": 20},
-    left_out="Far too small to compare anything; for tests.",
+    deviations="Far too small to compare anything; for tests.",
 )
 
 

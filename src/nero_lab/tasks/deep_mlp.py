@@ -100,7 +100,7 @@ CPU = replace(
     schedule=Schedule("exponential", gamma=round(0.9 ** (50 / 20), 3)),
     model={"depth": 100, "width": 64},
     data={"train_size": 20_000, "val_size": 2_000},
-    left_out="Width 64 instead of 784, and 4,000 steps instead of 12,000: 20 epochs of 20,000 "
+    deviations="Width 64 instead of 784, and 4,000 steps instead of 12,000: 20 epochs of 20,000 "
     "images in batches of 100.",
 )
 
@@ -113,7 +113,7 @@ TINY = replace(
     seeds=(0, 1),
     model={"depth": 3, "width": 16},
     data={"train_size": 200, "val_size": 100, "test_size": 100},
-    left_out="Far too small to compare anything; for tests.",
+    deviations="Far too small to compare anything; for tests.",
 )
 
 

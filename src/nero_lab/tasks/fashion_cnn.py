@@ -1,33 +1,49 @@
 """A small convolutional network on Fashion-MNIST, or on some of its classes."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from nero_lab.data.fashion_mnist import load_fashion_mnist
-from nero_lab.data.parts import Parts
+from nero_lab.experiments.schedule import Schedule
+from nero_lab.experiments.task import ACCURACY, Preset, Variant
 from nero_lab.models.vgg import SmallVGG
+from nero_lab.tasks.images import ImageTask
+
+CPU = Preset(
+    name="cpu",
+    epochs=2,
+    batch_size=128,
+    schedule=Schedule("linear"),
+    variants=(Variant("nero", "Nero", "nero"), Variant("adamw", "AdamW", "adamw")),
+    model={"classes": 10},
+    data={"classes": list(range(10)), "train_size": 20_000, "val_size": 5_000},
+    groups={"head": "head"},
+)
+TINY = replace(
+    CPU,
+    name="tiny",
+    epochs=1,
+    seeds=(0,),
+    data={"classes": list(range(10)), "train_size": 640, "val_size": 100},
+    notes=("Far too small to compare anything; for tests.",),
+)
 
 
-class FashionCNN:
-    """Classify clothes with a SmallVGG under cross-entropy; see nero_lab.tasks.Task."""
+class FashionCNN(ImageTask):
+    """Classify clothes with a SmallVGG.
 
-    def data(self, *, folders: dict[str, str], classes: Sequence[int], **options: Any) -> Parts:
-        """Return the images; options: digest, classes, train_size, val_size, split_seed."""
-        folder = Path(folders["fashion-mnist"])
-        return load_fashion_mnist(folder, classes=tuple(classes), **options)
+    Options of the model: classes, batch_norm, hidden. Of the data: classes, which of the ten to
+    keep, and those of `ImageTask`.
+    """
 
-    def model(self, **options: Any) -> nn.Module:
-        """Return the network; options: classes, batch_norm, hidden."""
+    name = "fashion-cnn"
+    title = "small VGG-like network on Fashion-MNIST, or on some of its classes"
+    metric = ACCURACY
+    presets: ClassVar = {preset.name: preset for preset in (CPU, TINY)}
+    source = "fashion-mnist"
+    shape: ClassVar = {"channels": 1, "pixels": 28}
+
+    def build_model(self, **options: Any) -> nn.Module:
+        """Return the network."""
         return SmallVGG(**options)
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean cross-entropy of outputs (batch, classes), targets (batch,)."""
-        return nn.functional.cross_entropy(outputs, targets)
-
-    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return how many of outputs (batch, classes) are highest at their target (batch,)."""
-        return torch.sum(outputs.argmax(dim=1) == targets)

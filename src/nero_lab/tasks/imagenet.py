@@ -53,7 +53,7 @@ CPU = replace(
     batch_size=40,
     model={"classes": 10, "blocks": (3, 4, 6, 3)},
     data={"pixels": 32, "workers": 0, "val_share": 0.1},
-    left_out="A folder of a few hundred small images in ten classes, 32 pixels and 3 epochs: it "
+    deviations="A folder of a few hundred small images in ten classes, 32 pixels and 3 epochs: it "
     "shows that the recipe runs, and compares nothing.",
 )
 
@@ -65,7 +65,7 @@ TINY = replace(
     variants=_VARIANTS[:2],
     seeds=(0, 1),
     model={"classes": 10, "blocks": (1, 1, 1, 1)},
-    left_out="Far too small to compare anything; for tests.",
+    deviations="Far too small to compare anything; for tests.",
 )
 
 

@@ -56,9 +56,9 @@ CPU = replace(
     variants=_variants((1e-2,), (1e-3, 1e-1), (1e-4, 1e-3), (1e-3,)),
     model={"channels": 8, "features_dim": 128},
     eval_every=5,
-    left_out="61,440 steps instead of 5 million, and a network a quarter as wide. Pong takes about "
-    "a million steps to learn: nothing here plays it, and what differs between optimisers is how "
-    "the first of it goes. For each only the default learning rates and of the paper.",
+    deviations="61,440 steps instead of 5 million, and a network a quarter as wide. Pong takes "
+    "about a million steps to learn: nothing here plays it, and what differs between optimisers is "
+    "how the first of it goes. For each only the default learning rate and the paper's.",
 )
 
 TINY = replace(
@@ -71,7 +71,7 @@ TINY = replace(
     model={"channels": 2, "features_dim": 8},
     data={"game": "PongNoFrameskip-v4", "games": 2, "steps": 32},
     eval_every=1,
-    left_out="Far too small to compare anything; for tests.",
+    deviations="Far too small to compare anything; for tests.",
 )
 
 

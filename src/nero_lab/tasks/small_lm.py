@@ -1,55 +1,124 @@
 """A small language model on the texts of a folder."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from nero_lab.data.parts import Parts
+from nero_lab.data.found import FoundData
+from nero_lab.data.sources import find_source
 from nero_lab.data.text import load_text, train_tokenizer
+from nero_lab.experiments.schedule import Schedule
+from nero_lab.experiments.task import LOSS_PER_TOKEN, Data, Loader, Preset, Task, Variant
 from nero_lab.models.gpt import SmallGPT
+from nero_lab.tasks.in_memory import loaders
+
+CONTEXT = 64
+BATCH = 16
+_EVAL_ROWS = 16
+_TRAIN_EVAL_ROWS = 64
+
+CPU = Preset(
+    name="cpu",
+    epochs=1,
+    batch_size=BATCH,
+    schedule=Schedule("linear"),
+    variants=(Variant("nero", "Nero", "nero"), Variant("adamw", "AdamW", "adamw")),
+    model={"vocabulary": 1024, "context": CONTEXT, "width": 128},
+    data={
+        "corpus": "anarchism",
+        "tokenizer": "anarchism",
+        "vocabulary": 1024,
+        "context": CONTEXT,
+        "train_tokens": 450 * BATCH * CONTEXT,
+        "eval_tokens": 32_768,
+    },
+    groups={"head": "head"},
+    notes=("Byte-level BPE, learned on the training text of the corpus that `tokenizer` names.",),
+)
+TINY = replace(
+    CPU,
+    name="tiny",
+    seeds=(0,),
+    model={"vocabulary": 320, "context": CONTEXT, "width": 32},
+    data={
+        **CPU.data,
+        "vocabulary": 320,
+        "train_tokens": 4 * BATCH * CONTEXT,
+        "eval_tokens": 1024,
+    },
+    notes=(*CPU.notes, "Far too small to compare anything; for tests."),
+)
 
 
-class SmallLM:
-    """Predict the next token with a SmallGPT under cross-entropy; see nero_lab.tasks.Task."""
+@dataclass(frozen=True, kw_only=True)
+class _Corpora(FoundData):
+    """A corpus, and the one on which its tokenizer is learned."""
 
-    def data(
+    corpus: FoundData
+    tokenizer: FoundData
+
+
+class SmallLM(Task):
+    """Predict the next token with a SmallGPT.
+
+    Options of the model: dtype, vocabulary, context, depth, width, heads, tied. Of the data: corpus
+    and tokenizer, names of texts in `nero data`; vocabulary, context, train_tokens, eval_tokens.
+    """
+
+    name = "small-lm"
+    title = "small GPT-like language model on the texts of a folder"
+    metric = LOSS_PER_TOKEN
+    presets: ClassVar = {preset.name: preset for preset in (CPU, TINY)}
+
+    def find_data(
+        self, folder: Path | None, *, corpus: str, tokenizer: str, **options: Any
+    ) -> FoundData:
+        """Return the corpus and the tokenizer's, in a folder or where they usually are."""
+        texts, learned = find_source(corpus, folder), find_source(tokenizer, folder)
+        digest = texts.digest if corpus == tokenizer else f"{texts.digest}-{learned.digest}"
+        return _Corpora(texts.name, digest, corpus=texts, tokenizer=learned)
+
+    def load_data(
         self,
+        found: FoundData,
+        batch_size: int,
         *,
-        folders: dict[str, str],
         corpus: str,
-        digests: dict[str, str],
         tokenizer: str,
         vocabulary: int,
         **options: Any,
-    ) -> Parts:
-        """Return the tokens of one corpus, cut by a tokenizer that was learned on another or it.
+    ) -> Data:
+        """Return rows of tokens, and the token that follows each of them."""
+        assert isinstance(found, _Corpora)
+        texts, learned = found.corpus, found.tokenizer
+        assert texts.folder is not None
+        assert learned.folder is not None
+        cut = train_tokenizer(learned.folder, learned.digest, vocabulary)
+        parts = load_text(texts.folder, texts.digest, cut, **options)
+        return loaders(parts, batch_size, eval_rows=_EVAL_ROWS, train_eval_rows=_TRAIN_EVAL_ROWS)
 
-        Args:
-            folders: where each corpus is.
-            corpus: which to return.
-            digests: of each corpus that is used.
-            tokenizer: the corpus on which the tokenizer is learned.
-            vocabulary: number of its tokens.
-            **options: train_tokens, eval_tokens, context.
-        """
-        learned = train_tokenizer(Path(folders[tokenizer]), digests[tokenizer], vocabulary)
-        return load_text(Path(folders[corpus]), digests[corpus], learned, **options)
-
-    def model(self, *, dtype: str = "float32", **options: Any) -> nn.Module:
-        """Return the network in a dtype; options: vocabulary, context, depth, width, heads, tied.
-
-        Its initial weights are drawn in float32 whatever the dtype.
-        """
+    def build_model(self, *, dtype: str = "float32", **options: Any) -> nn.Module:
+        """Return the network in a dtype; its weights are drawn in float32 whatever the dtype."""
         return SmallGPT(**options).to(getattr(torch, dtype))
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean cross-entropy of outputs (rows, tokens, vocabulary), in nats."""
-        return nn.functional.cross_entropy(outputs.flatten(0, 1).float(), targets.flatten())
+    def loss(self, model: nn.Module, batch: Any, **options: Any) -> Tensor:
+        """Return the mean cross-entropy of a batch, in nats per token, computed in float32."""
+        return _cross_entropy(model, batch, "mean")
 
-    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the cross-entropy, in nats, summed over the tokens."""
-        return nn.functional.cross_entropy(
-            outputs.flatten(0, 1).float(), targets.flatten(), reduction="sum"
-        )
+    def evaluate(self, model: nn.Module, loader: Loader) -> Mapping[str, float]:
+        """Return the mean cross-entropy over all tokens."""
+        total, tokens = 0.0, 0
+        for batch in loader:
+            total += _cross_entropy(model, batch, "sum").item()
+            tokens += batch[1].numel()
+        return {"loss": total / tokens}
+
+
+def _cross_entropy(model: nn.Module, batch: Any, reduction: str) -> Tensor:
+    x, y = batch
+    scores = model(x).flatten(0, 1).float()
+    return nn.functional.cross_entropy(scores, y.flatten(), reduction=reduction)

@@ -1,4 +1,4 @@
-"""The paper's experiments by name, and the tasks of users by where they stand."""
+"""The tasks by name, and the tasks of users by where they stand."""
 
 import inspect
 from collections.abc import Mapping
@@ -20,26 +20,34 @@ PAPER_TASKS: Mapping[str, str] = {
 }
 """Where each one stands; imported when it is asked for."""
 
+TASKS: Mapping[str, str] = {
+    **PAPER_TASKS,
+    "digits-mlp": "nero_lab.tasks.digits_mlp:DigitsMLP",
+    "fashion-cnn": "nero_lab.tasks.fashion_cnn:FashionCNN",
+    "small-lm": "nero_lab.tasks.small_lm:SmallLM",
+}
+"""Those, and what the demo and the studies train."""
+
 
 def load_task(name: str) -> Task:
     """Return the task of that name, or the one at an import path.
 
     Args:
-        name: one of PAPER_TASKS, "module:Class", "path/to/file.py:Class", or "path/to/file.py" of
+        name: one of TASKS, "module:Class", "path/to/file.py:Class", or "path/to/file.py" of
             a file that defines one task.
 
     Raises:
         ValueError: there is no such task.
     """
-    if name in PAPER_TASKS:
-        found = load_object(PAPER_TASKS[name])
+    if name in TASKS:
+        found = load_object(TASKS[name])
     elif name.endswith(".py"):
         found = _only_task(name)
     elif is_import_path(name):
         found = load_object(name)
     else:
         raise ValueError(
-            f"unknown task {name!r}; the tasks are: {', '.join(PAPER_TASKS)}; "
+            f"unknown task {name!r}; the tasks are: {', '.join(TASKS)}; "
             "or give your own as FILE.py or MODULE:CLASS"
         )
     if not (inspect.isclass(found) and issubclass(found, Task)):

@@ -76,8 +76,8 @@ CPU = replace(
     variants=with_grids(_VARIANTS, _CPU_GRIDS),
     model={"vocabulary": 2_000, "depth": 2, "width": 64, "heads": 4, "hidden": 256},
     data={"vocabulary": 2_000, "min_count": 3, "train_size": 4_000},
-    left_out="2 + 2 layers of width 64, 4,000 pairs to learn from in batches of 32, the 2,000 most "
-    "frequent words told apart, 6 epochs.",
+    deviations="2 + 2 layers of width 64, 4,000 pairs to learn from in batches of 32, the 2,000 "
+    "most frequent words told apart, 6 epochs.",
 )
 
 TINY = replace(
@@ -90,7 +90,7 @@ TINY = replace(
     seeds=(0, 1),
     model={"vocabulary": 60, "depth": 1, "width": 16, "heads": 2, "hidden": 32},
     data={"vocabulary": 60, "min_count": 1, "train_size": 24, "eval_size": 8},
-    left_out="Far too small to compare anything; for tests.",
+    deviations="Far too small to compare anything; for tests.",
 )
 
 

@@ -49,7 +49,7 @@ CPU = replace(
     variants=with_grids(_VARIANTS, _CPU_GRIDS),
     model={"vocabulary": 4_000, "context": 35, "depth": 2, "width": 100},
     data={"vocabulary": 4_000, "context": 35, "train_words": 80_000, "eval_words": 20_000},
-    left_out="Width 100 instead of 200, 80,000 words to learn from and the 4,000 most frequent "
+    deviations="Width 100 instead of 200, 80,000 words to learn from and the 4,000 most frequent "
     "ones told apart, 6 epochs; the learning rate falls half way, as in the paper.",
 )
 
@@ -63,7 +63,7 @@ TINY = replace(
     seeds=(0, 1),
     model={"vocabulary": 60, "context": 8, "depth": 2, "width": 16},
     data={"vocabulary": 60, "context": 8, "train_words": 400, "eval_words": 200},
-    left_out="Far too small to compare anything; for tests.",
+    deviations="Far too small to compare anything; for tests.",
 )
 
 

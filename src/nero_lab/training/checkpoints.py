@@ -11,7 +11,7 @@ import os
 import random
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -83,6 +83,21 @@ def save_weights(model: nn.Module, path: Path) -> None:
             f"cannot write the weights {path}: {error.strerror or error}; the checkpoint of the "
             "end stays. Make room and give the same command again"
         ) from error
+
+
+def start_from(model: nn.Module, path: Path, fresh: Sequence[str] = ()) -> None:
+    """Give a model the weights in a file that `save_weights` wrote.
+
+    Args:
+        model: modified in place.
+        path: of the file.
+        fresh: modules, by their dotted names, that keep the weights that they have.
+    """
+    kept = tuple(f"{module}." for module in fresh)
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    own = {name: value for name, value in model.state_dict().items() if name.startswith(kept)}
+    taken = {name: value for name, value in weights.items() if not name.startswith(kept)}
+    model.load_state_dict(taken | own)
 
 
 class Checkpoints:

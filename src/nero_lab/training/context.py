@@ -34,7 +34,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Context:
-    """Where a run reads and writes, on what it computes, and whom it tells about it."""
+    """Where a run reads and writes, on what it computes, and who hears of its progress."""
 
     data_folder: Path | None = None
     """where the user says the data are; None: wherever they usually are"""
@@ -50,6 +50,8 @@ class Context:
     compile: bool = False
     weights: Path | None = None
     """file for the final weights"""
+    start: Path | None = None
+    """file of the weights that the run starts from, where its configuration names some"""
     on_progress: Callable[[Progress], None] = lambda progress: None
     """called a few times a second, in the first process only"""
     stop: threading.Event = field(default_factory=threading.Event)

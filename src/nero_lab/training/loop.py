@@ -25,6 +25,7 @@ from nero_lab.training.checkpoints import (
     rng_state,
     save_weights,
     set_rng_state,
+    start_from,
     weights_digest,
 )
 from nero_lab.training.context import Context, Progress, Stopped
@@ -68,6 +69,8 @@ class Loop:
         self.data = self._load_data()
         torch.manual_seed(run.seed)
         self.raw_model = task.build_model(**run.model)
+        if run.start is not None:
+            self._start_from(run.start)
         modules = task.trained_modules(self.raw_model)
         self.raw_optimizers = self._build_optimizers(modules)
         self.base_lrs = {
@@ -94,6 +97,11 @@ class Loop:
                 f"{found.name} ({found.digest})"
             )
         return self.task.load_data(found, self.run.batch_size, **self.run.data)
+
+    def _start_from(self, start: Mapping[str, Any]) -> None:
+        if self.context.start is None:
+            raise ValueError(f"{self.run} starts from the weights of run {start['run']}: give them")
+        start_from(self.raw_model, self.context.start, start["fresh"])
 
     def _build_optimizers(self, modules: Mapping[str, nn.Module]) -> dict[str, Optimizer]:
         spec, run = find_optimizer(self.run.optimizer), self.run

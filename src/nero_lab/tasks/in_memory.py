@@ -1,0 +1,31 @@
+"""Loaders of data that fit into memory."""
+
+from nero_lab.data.loaders import TensorLoader, Transform
+from nero_lab.data.parts import Parts, Split
+from nero_lab.experiments.task import Data
+
+
+def loaders(
+    parts: Parts,
+    batch_size: int,
+    *,
+    eval_rows: int = 500,
+    train_eval_rows: int = 2000,
+    transform: Transform | None = None,
+) -> Data:
+    """Return loaders of three parts; of none for validation where that part has no rows.
+
+    Args:
+        parts: of the data.
+        batch_size: rows of a training batch.
+        eval_rows: rows that are evaluated at once.
+        train_eval_rows: of the training part, how many are evaluated once training is over.
+        transform: what is done to the inputs of a training batch.
+    """
+    some = Split(parts.train.x[:train_eval_rows], parts.train.y[:train_eval_rows])
+    return Data(
+        train=TensorLoader(parts.train, batch_size, transform=transform),
+        val=TensorLoader(parts.val, eval_rows) if len(parts.val.x) else None,
+        test=TensorLoader(parts.test, eval_rows),
+        train_eval=TensorLoader(some, eval_rows),
+    )
