@@ -73,18 +73,18 @@ def own_pool(job: Job, file: Path) -> None:
                     unfinished.rename(file)
 
 
-def train_and_tell(run: Run, folder: Path, connection: Connection) -> None:
+def train_and_report(run: Run, folder: Path, connection: Connection) -> None:
     """Train in a process that may be killed at any moment; each step is announced and awaited."""
     torch.set_num_threads(1)
 
-    class Telling(Blobs):
+    class Reporting(Blobs):
         def training_step(self, *args: Any, **options: Any) -> Any:
             connection.send(None)
             connection.recv()
             return super().training_step(*args, **options)
 
     context = Context(accelerator="cpu", checkpoints=folder, save_steps=1)
-    connection.send(train_run(Telling(), run, context))
+    connection.send(train_run(Reporting(), run, context))
 
 
 def give_command(arguments: list[str], environment: dict[str, str]) -> None:

@@ -22,7 +22,7 @@ TINY = Preset(
 
 
 class Blobs(Classification):
-    """Tell two clouds of points apart, with dropout and batch norm; 15 steps an epoch."""
+    """Classify two clouds of points, with dropout and batch norm; 15 steps an epoch."""
 
     name = "blobs"
     title = "two clouds of points"

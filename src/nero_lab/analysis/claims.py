@@ -6,7 +6,7 @@ Every criterion stands here in one sentence, which the pages print beside the an
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nero_lab.analysis import verdicts as judges
+from nero_lab.analysis import verdicts
 from nero_lab.analysis.verdicts import ENOUGH, SCALE, SPREAD, STUCK, TUNING, Answer, Evidence
 
 
@@ -18,12 +18,12 @@ class Claim:
     says: str
     criterion: str
     """when it holds, when in part and when not, in words"""
-    judge: Callable[[Evidence], Answer]
+    verdict: Callable[[Evidence], Answer]
 
 
 def answers(evidence: Evidence) -> list[tuple[Claim, Answer]]:
     """Return every claim with what the records say about it."""
-    return [(claim, claim.judge(evidence)) for claim in CLAIMS]
+    return [(claim, claim.verdict(evidence)) for claim in CLAIMS]
 
 
 CLAIMS = (
@@ -34,7 +34,7 @@ CLAIMS = (
         f"something, and the worst seed is within {SPREAD:.0%} of the mean. Holds: all that are "
         f"measured agree, and these are {ENOUGH} at least; in part: half of them do. Figures 1 and "
         "2 train a network of figure 6 again and do not count here.",
-        judges.reliable,
+        verdicts.reliable,
     ),
     Claim(
         "C2",
@@ -43,7 +43,7 @@ CLAIMS = (
         f"{STUCK:g} times chance at any rate of the grid, and every seed of Nero does. Holds: "
         "Nero is moreover better, seed by seed, than Adam and SGD from Kaiming and from balanced "
         "initial weights; in part: it is not, or these are not in.",
-        judges.where_others_fail,
+        verdicts.where_others_fail,
     ),
     Claim(
         "C3",
@@ -52,7 +52,7 @@ CLAIMS = (
         f"best rate of its grid by more than {TUNING:.0%}, and no seed diverges. Where it learns "
         "nothing at any rate does not count. Holds: all that are measured agree, and these are "
         f"{ENOUGH} at least; in part: half of them do.",
-        judges.untuned,
+        verdicts.untuned,
     ),
     Claim(
         "C4",
@@ -60,14 +60,14 @@ CLAIMS = (
         "Counted on real optimisers after a step. Holds: on square layers without biases Nero "
         "keeps at most the square root of as many floats as Adam, at every width; in part: at "
         "half of them.",
-        judges.small_state,
+        verdicts.small_state,
     ),
     Claim(
         "C5",
         "Both constraints together beat none, the mean alone and the norm alone.",
         "On ablation, each at its best rate: better means that the worst seed beats the other's "
         "best. Holds: better than all three; in part: than some.",
-        judges.both_constraints,
+        verdicts.both_constraints,
     ),
     Claim(
         "C6",
@@ -75,7 +75,7 @@ CLAIMS = (
         "the constraints.",
         "On granularity, each at its best rate: better means that the worst seed beats the other's "
         "best. Holds: Nero is better than both, with and without; in part: in some of the four.",
-        judges.per_neuron,
+        verdicts.per_neuron,
     ),
     Claim(
         "C7",
@@ -84,6 +84,6 @@ CLAIMS = (
         f"On cwn: training accuracy from the larger initial scale is lower by more than {SCALE:g} "
         "on every seed. Holds: after the first epoch and after the last; in part: after one of "
         "them.",
-        judges.projection,
+        verdicts.projection,
     ),
 )

@@ -104,7 +104,7 @@ def limits(measured: Measured) -> tuple[float, float]:
     """Return the least and greatest value to draw, the same in all panels of an experiment.
 
     What is more than a thousand times worse than the best, as just before a divergence, lies
-    beyond: it would leave no room to tell the others apart.
+    beyond: it would leave no room to see the others apart.
     """
     low, high = _extremes(measured)
     if measured.metric.better == "lower" and low > 0:

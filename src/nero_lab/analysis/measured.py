@@ -10,7 +10,7 @@ from nero_lab.experiments.run import Run
 from nero_lab.experiments.task import Metric, Published, Variant
 from nero_lab.optimizers import find_optimizer
 from nero_lab.records.store import Record
-from nero_lab.sweeps.comparison import Comparison, FindRun, Outcome, selection_split
+from nero_lab.sweeps.comparison import Comparison, FindRun, outcome, selection_split
 from nero_lab.sweeps.selection import best_lr
 
 
@@ -233,7 +233,7 @@ def _free(comparison: Comparison, name: str, records: Sequence[Record]) -> Serie
     seeds = tuple(sorted({seed for _, seed in by_run}))
     lrs = tuple(sorted({lr for lr, _ in by_run}))
     on_first = {
-        lr: [Outcome.of(by_run[lr, seeds[0]], metric)] for lr in lrs if (lr, seeds[0]) in by_run
+        lr: [outcome(by_run[lr, seeds[0]], metric)] for lr in lrs if (lr, seeds[0]) in by_run
     }
     default = spec.default_lr if spec is not None else None
     label = run.optimizer.rpartition(":")[2] if spec is None else spec.label
@@ -261,13 +261,13 @@ def _differing(comparison: Comparison, run: Run) -> str:
         usual = asdict(comparison.run(variant, run.lr, run.seed))
     except (ValueError, ImportError, OSError):
         usual = asdict(run) | {"optimizer_options": {}}
-    told = []
+    parts = []
     for key, value in asdict(run).items():
         if key in ("variant", "preset", "data_name", "data_digest") or value == usual[key]:
             continue
         if isinstance(value, Mapping):
             other = usual[key] or {}
-            told += [f"{k} {v}" for k, v in value.items() if other.get(k) != v and k != "fused"]
+            parts += [f"{k} {v}" for k, v in value.items() if other.get(k) != v and k != "fused"]
         else:
-            told.append(f"{key.replace('_', ' ')} {value}")
-    return ", ".join(told)
+            parts.append(f"{key.replace('_', ' ')} {value}")
+    return ", ".join(parts)

@@ -94,10 +94,10 @@ def _text(record: Record) -> str:
 
 def environments(records: Sequence[Record]) -> list[str]:
     """Return the distinct machines and commits that runs were computed on, in words."""
-    told: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for record in records:
         words = ", ".join(f"{key} {value}" for key, value in record.environment.items())
-        told[words] = told.get(words, 0) + 1
+        counts[words] = counts.get(words, 0) + 1
     commits = sorted({record.commit or "unknown" for record in records})
-    found = [f"{count} runs: {words}." for words, count in told.items()]
+    found = [f"{count} runs: {words}." for words, count in counts.items()]
     return [*found, f"Commits: {', '.join(commits)}."] if commits else found

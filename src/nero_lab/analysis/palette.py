@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nero_lab.analysis.measured import Series
 
-# Okabe and Ito's colours, told apart with any colour vision, and two more.
+# Okabe and Ito's colours, distinct with any colour vision, and two more.
 _OWN = {"nero": "#0072B2", "sgd": "#D55E00", "adam": "#E69F00", "lamb": "#009E73"}
 _OTHERS = ("#CC79A7", "#56B4E9", "#000000", "#7F7F7F", "#8C564B", "#6A3D9A")
 _DASHES = ("solid", "dash", "dot", "dashdot")

@@ -1,4 +1,4 @@
-"""What a variant measured at one learning rate: a number for each seed, and how tables tell it."""
+"""What a variant measured at one learning rate: a number for each seed, and how tables show it."""
 
 import math
 from collections.abc import Iterable

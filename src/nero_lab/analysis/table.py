@@ -113,12 +113,12 @@ def published(figures: Sequence[Published]) -> str:
     def alike(each: Published) -> tuple[float, str]:
         return each.lr, each.what.partition(", seed")[0]
 
-    told = []
+    parts = []
     for (lr, what), group in groupby(figures, key=alike):
         same = list(group)
         values = ", ".join(f"{each.value:g}" for each in same)
-        told.append(f"{values} (lr {lr:g}, {what if len(same) > 1 else same[0].what})")
-    return "; ".join(told)
+        parts.append(f"{values} (lr {lr:g}, {what if len(same) > 1 else same[0].what})")
+    return "; ".join(parts)
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -130,17 +130,17 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def about(measured: Measured) -> list[str]:
     """Return what all runs of an experiment share, and what was tuned, in sentences."""
     preset = measured.comparison.preset
-    told = []
+    sentences = []
     if measured.stands_in_for:
-        told.append(
+        sentences.append(
             f"Data: {measured.data_name}, in the place of {measured.stands_in_for}: the published "
             f"figures are of {measured.stands_in_for} and no measure for these."
         )
     elif measured.data_name:
-        told.append(f"Data: {measured.data_name}.")
+        sentences.append(f"Data: {measured.data_name}.")
     if preset.deviations:
-        told.append(f"Less than the paper's: {preset.deviations}")
-    told += preset.notes
+        sentences.append(f"Less than the paper's: {preset.deviations}")
+    sentences += preset.notes
     schedule = preset.schedule
     training = (
         f"{preset.epochs} epochs in batches of {preset.batch_size}; learning rate {schedule.kind}"
@@ -148,9 +148,9 @@ def about(measured: Measured) -> list[str]:
         + (f", warm-up {schedule.warmup_epochs:g} epochs" if schedule.warmup_epochs else "")
     )
     seeds = f"seeds {', '.join(map(str, preset.seeds))}"
-    told.append(f"{training if preset.epochs else 'No step is made'}; {seeds}.")
+    sentences.append(f"{training if preset.epochs else 'No step is made'}; {seeds}.")
     metric = measured.metric
-    told.append(
+    sentences.append(
         f"Metric: {metric.name} ({metric.unit}), {metric.better} is better; mean over seeds "
         "[worst, best]."
         + (f" Nothing learned: {metric.chance:g}." if metric.chance is not None else "")
@@ -168,20 +168,20 @@ def about(measured: Measured) -> list[str]:
         "by the mean over seeds"
     )
     if any(len(series.lrs) > 1 for series in measured.series):
-        told.append(f"Tuned: the learning rate alone, {by}. Not tuned: anything else.")
-    told += _at_the_end_of_the_grid(measured)
-    told += _settings(measured)
+        sentences.append(f"Tuned: the learning rate alone, {by}. Not tuned: anything else.")
+    sentences += _at_the_end_of_the_grid(measured)
+    sentences += _settings(measured)
     if measured.missing:
-        told.append(
+        sentences.append(
             f"Not run yet: {measured.missing} of {comparison_size(measured)} runs known to be "
             "needed."
         )
     if measured.diverged:
-        told.append(
+        sentences.append(
             f"Diverged: {measured.diverged} of {len(measured.records)} runs. Such a run stops when "
             "its loss is no longer finite or above a limit, and counts with the network it left."
         )
-    return told
+    return sentences
 
 
 def _at_the_end_of_the_grid(measured: Measured) -> list[str]:
@@ -205,8 +205,8 @@ def _settings(measured: Measured) -> list[str]:
     labels: dict[str, list[str]] = {}
     for series in measured.series:
         labels.setdefault(series.settings, []).append(series.label)
-    told = [f"{settings} ({'; '.join(names)})" for settings, names in labels.items() if settings]
-    return [f"Settings besides the learning rate: {'; '.join(told)}."] if told else []
+    parts = [f"{settings} ({'; '.join(names)})" for settings, names in labels.items() if settings]
+    return [f"Settings besides the learning rate: {'; '.join(parts)}."] if parts else []
 
 
 def comparison_size(measured: Measured) -> int:

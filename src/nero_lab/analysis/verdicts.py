@@ -1,6 +1,6 @@
 """What the records say about each claim: the verdict, and the figures that it rests on.
 
-A claim is judged on the test metric, at learning rates that were chosen on validation, and only
+A claim is answered by the test metric, at learning rates that were chosen on validation, and only
 where all seeds are in.
 """
 
@@ -100,7 +100,7 @@ def _cases(evidence: Evidence, optimizer: str) -> Iterator[tuple[Measured, Serie
 
 def reliable(evidence: Evidence) -> Answer:
     """Return how far Nero's seeds are apart."""
-    told, good, experiments = [], [], set()
+    figures, good, experiments = [], [], set()
     for measured, series in _cases(evidence, "nero"):
         scores = _all_seeds(series, series.best_lr)
         if scores is None:
@@ -113,13 +113,13 @@ def reliable(evidence: Evidence) -> Answer:
         )
         good.append(fine)
         experiments.add(measured.name)
-        told.append(
+        figures.append(
             f"{_on(measured)}, {series.label}: {scores} at {series.best_lr:g}"
             f"{'' if fine else ', which is not reliable'}."
         )
     if not good:
         return _unmeasured("Nero at its best rate in any experiment")
-    return Answer(_over_experiments(good, experiments), (_score(good, "reliable"), *told))
+    return Answer(_over_experiments(good, experiments), (_score(good, "reliable"), *figures))
 
 
 def _score(good: Sequence[bool], what: str) -> str:
@@ -128,13 +128,13 @@ def _score(good: Sequence[bool], what: str) -> str:
 
 def untuned(evidence: Evidence) -> Answer:
     """Return how far 0.01 is from the best rate."""
-    told, good, experiments = [], [], set()
+    figures, good, experiments = [], [], set()
     for measured, series in _cases(evidence, "nero"):
         near = _needs_no_tuning(series)
         if near is not None:
             good.append(near)
             experiments.add(measured.name)
-            told.append(
+            figures.append(
                 f"{_on(measured)}, {series.label}: {series.at_default} at "
                 f"{series.default_lr:g}, {series.best} at {series.best_lr:g}"
                 f"{'' if near else ': tuning matters'}."
@@ -145,9 +145,9 @@ def untuned(evidence: Evidence) -> Answer:
         found = [_needs_no_tuning(series) for _, series in _cases(evidence, peer)]
         if peers := [near for near in found if near is not None]:
             label = OPTIMIZERS[peer].label
-            told.append(f"For comparison, {label}: {_score(peers, 'no tuning needed')}")
+            figures.append(f"For comparison, {label}: {_score(peers, 'no tuning needed')}")
     verdict = _over_experiments(good, experiments)
-    return Answer(verdict, (_score(good, "no tuning needed"), *told))
+    return Answer(verdict, (_score(good, "no tuning needed"), *figures))
 
 
 def _needs_no_tuning(series: Series) -> bool | None:
@@ -166,12 +166,12 @@ def where_others_fail(evidence: Evidence) -> Answer:
     if deep is None or nero is None or any(s is None or s.best_lr is None for s in peers.values()):
         return _unmeasured("deep-mlp: Nero, SGD and Adam from default initial weights")
     chance = deep.metric.chance or 0.1
-    told = [f"{_on(deep)}, default initial weights: Nero {nero}."]
+    figures = [f"{_on(deep)}, default initial weights: Nero {nero}."]
     stuck = []
     for series in filter(None, peers.values()):
         top = max(_every_value(series), default=0.0)
         stuck.append(top < STUCK * chance)
-        told.append(
+        figures.append(
             f"{series.label} from default weights: at most {top:.4f} over its whole grid "
             f"({', '.join(f'{lr:g}' for lr in series.lrs)})."
         )
@@ -180,15 +180,15 @@ def where_others_fail(evidence: Evidence) -> Answer:
         scores = _best(deep, name)
         series = deep.variant(name)
         if scores is None or series is None:
-            told.append(f"The control {name} is not all in yet.")
+            figures.append(f"The control {name} is not all in yet.")
             continue
         controls.append(standing(nero, scores))
-        told.append(f"{series.label}: {scores} at {series.best_lr:g}; Nero is {controls[-1]}.")
+        figures.append(f"{series.label}: {scores} at {series.best_lr:g}; Nero is {controls[-1]}.")
     trains = not nero.diverged and min(nero.finite, default=0.0) >= STUCK * chance
     if not trains or not all(stuck):
-        return Answer("does not hold", tuple(told))
+        return Answer("does not hold", tuple(figures))
     outright = len(controls) == 4 and all(each == "better" for each in controls)
-    return Answer("holds" if outright else "holds in part", tuple(told))
+    return Answer("holds" if outright else "holds in part", tuple(figures))
 
 
 def _every_value(series: Series) -> list[float]:
@@ -203,37 +203,37 @@ def small_state(evidence: Evidence) -> Answer:
     from nero_lab.analysis.memory import model_state, square_layers
 
     layers = square_layers()
-    told = [
+    figures = [
         f"A {size.width} x {size.width} layer without biases: {size.nero} floats of Nero's, "
         f"{size.adam} of Adam's (root: {size.adam**0.5:.0f})."
         for size in layers
     ]
     whole = model_state()
-    told += [
+    figures += [
         f"{whole.model}, state in bytes: "
         + ", ".join(f"{label} {count:,}" for label, count in whole.bytes.items())
         + f"; Nero's is {whole.bytes['Nero'] / whole.bytes['Adam']:.2%} of Adam's."
     ]
     roots = [size.nero <= size.adam**0.5 for size in layers]
-    return Answer(_counted(sum(roots), len(roots)), tuple(told))
+    return Answer(_counted(sum(roots), len(roots)), tuple(figures))
 
 
 def _beats(
     measured: Measured | None, task: str, pairs: Sequence[tuple[str, str]], missing: str
 ) -> Answer:
     """Judge a claim that the first of each pair of variants beats the second."""
-    told, standings = [], []
+    figures, standings = [], []
     for one, other in pairs:
         a, b = _best(measured, one), _best(measured, other)
         if measured is None or a is None or b is None:
             return _unmeasured(f"{task}: {missing}")
         standings.append(standing(a, b))
         labels = [series.label for name in (one, other) if (series := measured.variant(name))]
-        told.append(f"{labels[0]} {a}, {labels[1]} {b}: {standings[-1]}.")
+        figures.append(f"{labels[0]} {a}, {labels[1]} {b}: {standings[-1]}.")
     assert measured is not None
     wins = standings.count("better")
     verdict = "holds" if wins == len(pairs) else "holds in part" if wins else "does not hold"
-    return Answer(verdict, (f"On {_on(measured)}, best of grid:", *told))
+    return Answer(verdict, (f"On {_on(measured)}, best of grid:", *figures))
 
 
 def both_constraints(evidence: Evidence) -> Answer:
@@ -257,13 +257,13 @@ def projection(evidence: Evidence) -> Answer:
     """Return whether the initial scale matters to weight normalisation."""
     cwn = evidence.get("cwn")
     by_scale: dict[float, Series] = {}
-    told = []
+    figures = []
     for series in cwn.series if cwn else ():
         if not series.at(series.default_lr):
             continue
         model = series.at(series.default_lr)[0].run.model
         ends = [_training(series, epoch) for epoch in (0, -1)]
-        told.append(
+        figures.append(
             f"{series.label}, lr {series.default_lr:g}: training accuracy "
             f"{ends[0]} after the first epoch, {ends[1]} after the last."
         )
@@ -276,7 +276,7 @@ def projection(evidence: Evidence) -> Answer:
         return _unmeasured("cwn on every seed")
     apart = [_apart(_training(small, epoch), _training(large, epoch)) for epoch in (0, -1)]
     verdict = "holds" if all(apart) else "holds in part" if any(apart) else "does not hold"
-    return Answer(verdict, (f"On {_on(cwn)}, means over seeds [worst, best]:", *told))
+    return Answer(verdict, (f"On {_on(cwn)}, means over seeds [worst, best]:", *figures))
 
 
 def _training(series: Series, epoch: int) -> Scores:

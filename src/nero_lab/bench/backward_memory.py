@@ -38,7 +38,7 @@ Finish = Callable[[], Any]
 """what a loop calls after backward()"""
 
 
-class Variant(NamedTuple):
+class Stepper(NamedTuple):
     """An optimiser: how it steps all parameters at once, and each in the backward pass."""
 
     label: str
@@ -100,21 +100,21 @@ def _nero_in_backward(model: nn.Module) -> Finish:
     return _at_once(optimizer)
 
 
-VARIANTS: Mapping[str, Variant] = {
-    "adamw": Variant("AdamW fused", lambda m: _at_once(_adamw(m.parameters())), _by_recipe(_adamw)),
-    "sgd": Variant("SGD fused", lambda m: _at_once(_sgd(m.parameters())), _by_recipe(_sgd)),
-    "nero": Variant("Nero", _nero, _nero_in_backward),
+STEPPERS: Mapping[str, Stepper] = {
+    "adamw": Stepper("AdamW fused", lambda m: _at_once(_adamw(m.parameters())), _by_recipe(_adamw)),
+    "sgd": Stepper("SGD fused", lambda m: _at_once(_sgd(m.parameters())), _by_recipe(_sgd)),
+    "nero": Stepper("Nero", _nero, _nero_in_backward),
 }
 
 
-def train(variant: str, in_backward: bool, quick: bool) -> int:
+def train(stepper: str, in_backward: bool, quick: bool) -> int:
     """Train a model a few steps; returns its number of parameters."""
     from nero_lab.models.gpt import SmallGPT
 
     torch.manual_seed(0)
     depth, width, context, vocabulary = QUICK if quick else FULL
     model = SmallGPT(vocabulary, context, depth, width, heads=width // 64)
-    finish = (VARIANTS[variant].in_backward if in_backward else VARIANTS[variant].ordinary)(model)
+    finish = (STEPPERS[stepper].in_backward if in_backward else STEPPERS[stepper].ordinary)(model)
     text = torch.randint(vocabulary, (1, context + 1))
     for _ in range(STEPS):
         scores: Tensor = model(text[:, :-1])
@@ -123,25 +123,25 @@ def train(variant: str, in_backward: bool, quick: bool) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def train_and_tell(variant: str, in_backward: bool, quick: bool) -> None:
+def train_and_report(stepper: str, in_backward: bool, quick: bool) -> None:
     """Train and print the memory; what the child process does."""
-    train(variant, in_backward, quick=True)  # so that what this imports is there before
+    train(stepper, in_backward, quick=True)  # so that what this imports is there before
     gc.collect()
     before = memory.reset_peak()
-    parameters = train(variant, in_backward, quick)
+    parameters = train(stepper, in_backward, quick)
     print(json.dumps([parameters, before, memory.peak_resident()]))
 
 
-def measure(variant: str, in_backward: bool, quick: bool) -> Peak:
+def measure(stepper: str, in_backward: bool, quick: bool) -> Peak:
     """Return the memory of a process of its own that trains."""
-    arguments = json.dumps({"variant": variant, "in_backward": in_backward, "quick": quick})
+    arguments = json.dumps({"stepper": stepper, "in_backward": in_backward, "quick": quick})
     command = [sys.executable, "-m", "nero_lab.bench.backward_memory", "--child", arguments]
     child = subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=CHILD_SECONDS
     )
     parameters, before, peak = json.loads(child.stdout.splitlines()[-1])
     if before is None or peak is None:
-        raise OSError("this system does not tell the peak of resident memory (VmHWM)")
+        raise OSError("this system does not report the peak of resident memory (VmHWM)")
     return Peak(parameters, before, peak)
 
 
@@ -151,9 +151,9 @@ def markdown(peaks: Mapping[tuple[str, bool], Peak], quick: bool) -> Iterator[st
         yield from ("It was a quick run, of a tiny model: **its figures mean nothing**.", "")
     yield "| optimiser | step | peak of training | above the weights | bytes a parameter |"
     yield "| --- | --- | --- | --- | --- |"
-    for (variant, in_backward), found in peaks.items():
+    for (stepper, in_backward), found in peaks.items():
         cells = (
-            VARIANTS[variant].label,
+            STEPPERS[stepper].label,
             "in backward" if in_backward else "ordinary",
             bytes_text(found.training),
             bytes_text(found.training - 4 * found.parameters),
@@ -204,10 +204,10 @@ def main(
     Linux and 3 GB of free memory, and takes about two minutes on two cores.
     """
     if child is not None:
-        train_and_tell(**json.loads(child))
+        train_and_report(**json.loads(child))
         return
     console = Console()
-    todo = [(variant, in_backward) for variant in VARIANTS for in_backward in (False, True)]
+    todo = [(stepper, in_backward) for stepper in STEPPERS for in_backward in (False, True)]
     try:
         peaks = {
             one: measure(*one, quick)

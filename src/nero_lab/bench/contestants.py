@@ -41,7 +41,7 @@ class AddFloor:
             p.add_(p.grad, alpha=-1e-4)
 
 
-class LeftOut(Exception):
+class Skipped(Exception):
     """A contestant that has no place in a measurement; the message says why."""
 
 
@@ -52,7 +52,7 @@ class Contestant:
     key: str
     label: str
     build: Callable[[list[Parameter], Workload], list[Any]]
-    """returns the optimisers that step the parameters between them, or raises LeftOut"""
+    """returns the optimisers that step the parameters between them, or raises Skipped"""
     full_rounds: bool = False
     """whether it takes part in every round, however slow it is: a target rests on it"""
     in_out: bool = False
@@ -69,7 +69,7 @@ def _nero_conv1d(parameters: list[Parameter], work: Workload) -> list[Any]:
 
 def _muon(parameters: list[Parameter], work: Workload) -> list[Any]:
     if not work.hidden:
-        raise LeftOut("it takes matrices of hidden layers, of which there are none")
+        raise Skipped("it takes matrices of hidden layers, of which there are none")
     matrices, others = _split(parameters, work.hidden)
     rest = [torch.optim.AdamW(others, fused=True)] if others else []
     return [torch.optim.Muon(matrices), *rest]
@@ -90,7 +90,7 @@ def _pytorch_optimizer(name: str) -> Callable[[list[Parameter], Workload], list[
 
 def _adamw_8bit(parameters: list[Parameter], _: Workload) -> list[Any]:
     if find_spec("torchao") is None:
-        raise LeftOut('torchao is not installed: pip install "nero-optim[lab,bench]"')
+        raise Skipped('torchao is not installed: pip install "nero-optim[lab,bench]"')
     return [import_module("torchao.optim").AdamW8bit(parameters)]
 
 

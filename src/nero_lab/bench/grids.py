@@ -10,8 +10,8 @@ NOTHING = "–"
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A table of text."""
+class Cells:
+    """A table as text, with what is said below it."""
 
     title: str
     headings: tuple[str, ...]
@@ -19,7 +19,7 @@ class Grid:
     notes: tuple[str, ...] = ()
 
 
-def target_grid(report: Report) -> Grid:
+def target_grid(report: Report) -> Cells:
     """Return the targets, and which of them hold."""
     rows = tuple(
         (
@@ -33,10 +33,10 @@ def target_grid(report: Report) -> Grid:
         for each in report.targets
     )
     headings = ("workload", "dtype", "figure", "measured", "target", "verdict")
-    return Grid("Targets", headings, rows)
+    return Cells("Targets", headings, rows)
 
 
-def step_grid(table: Table) -> Grid:
+def step_grid(table: Table) -> Cells:
     """Return one workload's steps."""
     headings = (
         "optimiser",
@@ -49,14 +49,14 @@ def step_grid(table: Table) -> Grid:
         "extra at the peak",
     )
     weights = table.entries * {"float32": 4, "bfloat16": 2}[table.dtype]
-    rows = tuple(_step_cells(table, row, weights) for row in table.rows if not row.deviations)
+    rows = tuple(_step_cells(table, row, weights) for row in table.rows if not row.skipped)
     whose = "its own weights" if table.own_weights else "the same weights, for want of memory"
     notes = [
         f"{table.tensors:,} tensors, {table.entries:,} parameters, {bytes_text(weights)} of "
         f"weights; each optimiser stepped {whose}."
     ]
-    notes += [f"{row.label}: {row.deviations}." for row in table.rows if row.deviations]
-    return Grid(f"{table.label}, {table.dtype}", headings, rows, tuple(notes))
+    notes += [f"{row.label}: {row.skipped}." for row in table.rows if row.skipped]
+    return Cells(f"{table.label}, {table.dtype}", headings, rows, tuple(notes))
 
 
 def _step_cells(table: Table, row: Row, weights: int) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def _step_cells(table: Table, row: Row, weights: int) -> tuple[str, ...]:
     )
 
 
-def scaling_grid(points: tuple[ScalingPoint, ...]) -> Grid:
+def scaling_grid(points: tuple[ScalingPoint, ...]) -> Cells:
     """Return how cost grows."""
     keys = list(points[0].seconds) if points else []
     headings = (
@@ -95,10 +95,10 @@ def scaling_grid(points: tuple[ScalingPoint, ...]) -> Grid:
         )
         for point in points
     )
-    return Grid("How cost grows", headings, rows)
+    return Cells("How cost grows", headings, rows)
 
 
-def training_grid(rows: tuple[TrainingRow, ...]) -> Grid:
+def training_grid(rows: tuple[TrainingRow, ...]) -> Cells:
     """Return whole training steps."""
     headings = (
         "model",
@@ -123,7 +123,7 @@ def training_grid(rows: tuple[TrainingRow, ...]) -> Grid:
         )
         for row in rows
     )
-    return Grid("Training steps", headings, cells)
+    return Cells("Training steps", headings, cells)
 
 
 def _training_bytes(row: TrainingRow) -> int | None:
@@ -132,7 +132,7 @@ def _training_bytes(row: TrainingRow) -> int | None:
     return row.peak_bytes - row.before_bytes
 
 
-def all_grids(report: Report) -> Iterator[Grid]:
+def all_grids(report: Report) -> Iterator[Cells]:
     """Yield every table that the report has figures for."""
     if report.targets:
         yield target_grid(report)

@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from nero_lab.bench import memory
-from nero_lab.bench.contestants import CONTESTANTS, Contestant, LeftOut
+from nero_lab.bench.contestants import CONTESTANTS, Contestant, Skipped
 from nero_lab.bench.results import Row, Table
 from nero_lab.bench.workloads import DTYPES, Workload
 
 Tick = Callable[[str], None]
-"""told what is about to be done"""
+"""called with what is about to be done"""
 
 # Weights and states of all contestants, in multiples of one set of weights: AdamW's two states
 # twice over, LAMB's two, Muon's, and what a step holds at its peak.
@@ -100,11 +100,11 @@ def measure(work: Workload, dtype: str, settings: Settings, tick: Tick) -> Table
             parameters = make_parameters(contestant, work, weights, gradients, own)
             with _without_warnings() if contestant.compiled else contextlib.nullcontext():
                 runners.append(Runner(contestant, parameters, work))
-        except LeftOut as reason:
-            rows[contestant.key] = replace(rows[contestant.key], deviations=str(reason))
+        except Skipped as reason:
+            rows[contestant.key] = replace(rows[contestant.key], skipped=str(reason))
         except Exception as error:  # a peer that fails is a row of the table, not the end of it
-            told = f"failed: {type(error).__name__}: {error}".splitlines()[0]
-            rows[contestant.key] = replace(rows[contestant.key], deviations=told)
+            reason = f"failed: {type(error).__name__}: {error}".splitlines()[0]
+            rows[contestant.key] = replace(rows[contestant.key], skipped=reason)
     for runner in runners:
         runner.rounds = settings.rounds_for(runner.estimate, runner.contestant.full_rounds)
     interleave(runners, settings.rounds, lambda r: tick(f"{name}: round {r}/{settings.rounds}"))
@@ -131,7 +131,7 @@ def _without_warnings() -> Iterator[None]:
 
 def _refuse(contestant: Contestant, settings: Settings) -> None:
     if contestant.compiled and settings.quick:
-        raise LeftOut("left out of the quick run: it compiles a kernel for each shape")
+        raise Skipped("left out of the quick run: it compiles a kernel for each shape")
 
 
 def interleave(

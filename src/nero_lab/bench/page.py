@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nero_lab.bench.grids import (
-    Grid,
+    Cells,
     bytes_text,
     scaling_grid,
     step_grid,
@@ -75,7 +75,7 @@ def _how(report: Report) -> Iterator[str]:
         "by its profiler; and the rise of the process's resident memory (`VmHWM`, reset by "
         "`/proc/self/clear_refs`, after `malloc_trim`; in pages of 4 KiB, the least of up to three "
         "steps), which sees a compiled kernel's own memory too."
-        + ("" if settings["resident_memory"] else " This system does not tell the second one.")
+        + ("" if settings["resident_memory"] else " This system does not report the second one.")
     )
     yield ""
 
@@ -98,7 +98,7 @@ _TRAINING = (
 )
 
 
-def _grid(grid: Grid, level: int = 2) -> Iterator[str]:
+def _grid(grid: Cells, level: int = 2) -> Iterator[str]:
     yield f"{'#' * level} {grid.title}"
     yield ""
     yield _row(grid.headings)

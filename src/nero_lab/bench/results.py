@@ -15,7 +15,7 @@ class Row:
 
     key: str
     label: str
-    deviations: str = ""
+    skipped: str = ""
     """why there are no figures; empty where there are"""
     seconds: float | None = None
     """the median"""
@@ -115,7 +115,7 @@ class Report:
     scaling: tuple[ScalingPoint, ...] = ()
     training: tuple[TrainingRow, ...] = ()
     targets: tuple[Mapping[str, Any], ...] = field(default=())
-    """what targets.judge made of the figures"""
+    """what `targets.verdicts` returns for the figures"""
 
     def table(self, workload: str, dtype: str) -> Table | None:
         """Return the table of a workload in a dtype."""

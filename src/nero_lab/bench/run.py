@@ -20,12 +20,12 @@ from rich.table import Table as RichTable
 
 import nero
 from nero_lab.bench import memory
-from nero_lab.bench.grids import Grid, all_grids
+from nero_lab.bench.grids import Cells, all_grids
 from nero_lab.bench.measure import Settings, Tick, measure
 from nero_lab.bench.page import write_page
 from nero_lab.bench.results import Report
 from nero_lab.bench.scaling import measure_scaling
-from nero_lab.bench.targets import judge
+from nero_lab.bench.targets import verdicts
 from nero_lab.bench.training import MODELS, measure_training
 from nero_lab.bench.workloads import DTYPES, FULL, QUICK
 from nero_lab.records.environment import commit
@@ -65,7 +65,7 @@ def run_bench(
     report = new_report(settings, command)
     for part in with_progress(list(parts(only or PARTS, settings)), console):
         report = part(report)
-    report = replace(report, targets=judge(report), seconds=time.monotonic() - start)
+    report = replace(report, targets=verdicts(report), seconds=time.monotonic() - start)
     if json is not None:  # first of all, lest a picture that fails cost the figures
         json.parent.mkdir(parents=True, exist_ok=True)
         json.write_text(report.to_json(), encoding="utf-8")
@@ -182,7 +182,7 @@ def named_processor(cpuinfo: str) -> str:
     return f"{name} (family {family}, model {fields.get('model')})" if name and family else name
 
 
-def print_grids(grids: Iterator[Grid], console: Console) -> None:
+def print_grids(grids: Iterator[Cells], console: Console) -> None:
     """Print tables; a pipe, which has no width, gets them whole."""
     wide = console if console.is_terminal else Console(file=console.file, width=200)
     for grid in grids:

@@ -1,4 +1,4 @@
-"""What the figures are held to: the targets of the project, judged by the figures of one run."""
+"""The targets of the project, and whether the figures of one run reach them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -60,23 +60,23 @@ def targets() -> Iterator[Target]:
             yield Target(workload, dtype, "MiB at the peak of a step", 1.0, True, _extra)
 
 
-def judge(report: Report) -> tuple[dict[str, object], ...]:
+def verdicts(report: Report) -> tuple[dict[str, object], ...]:
     """Return every target whose workload was measured, with the figure and whether it holds."""
-    verdicts = []
+    found = []
     for target in targets():
         table = report.table(target.workload, target.dtype)
         if table is None:
             continue
         value = target.measure(table)
         limit = f"{'<' if target.strict else '≤'} {target.limit:g}"
-        verdicts.append(
+        found.append(
             asdict(
                 Verdict(
                     table.label, target.dtype, target.what, limit, value, _verdict(target, value)
                 )
             )
         )
-    return tuple(verdicts)
+    return tuple(found)
 
 
 def _verdict(target: Target, value: float | None) -> str:

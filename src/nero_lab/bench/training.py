@@ -153,7 +153,7 @@ def child_memory(model: str, optimizer: str, quick: bool) -> tuple[int | None, i
     return before, peak
 
 
-def train_and_tell(model: str, optimizer: str, quick: bool, threads: int) -> None:
+def train_and_report(model: str, optimizer: str, quick: bool, threads: int) -> None:
     """Train a few steps and print the memory; what the child process does."""
     torch.set_num_threads(threads)
     Trainer(model, optimizer, quick=True).step()  # so that what this imports is there before
@@ -166,4 +166,4 @@ def train_and_tell(model: str, optimizer: str, quick: bool, threads: int) -> Non
 
 
 if __name__ == "__main__":
-    train_and_tell(**json.loads(sys.argv[1]))
+    train_and_report(**json.loads(sys.argv[1]))

@@ -52,4 +52,4 @@ _FIRST_LABELS = {
     "Fashion-MNIST": (9, 0, 0, 3, 0, 2, 7, 2, 5, 5, 0, 9),
 }
 """Of the training images. The files have the same names and sizes, and are compressed anew here and
-there, so that neither names nor digests tell one set from the other."""
+there, so that neither names nor digests distinguish one set from the other."""

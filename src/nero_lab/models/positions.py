@@ -1,4 +1,4 @@
-"""Sines and cosines that tell a transformer where a token stands."""
+"""Sines and cosines from which a transformer knows the place of a token."""
 
 import math
 

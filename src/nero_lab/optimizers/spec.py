@@ -125,11 +125,11 @@ class OptimizerSpec:
     def settings(self) -> str:
         """Return the settings that are not a learning rate, in words."""
         # `fused` changes how fast a step is and not what it computes.
-        told = [f"{key} {value}" for key, value in self.options.items() if key != "fused"]
+        parts = [f"{key} {value}" for key, value in self.options.items() if key != "fused"]
         if self.balanced:
-            told.append("neurons balanced after each step")
+            parts.append("neurons balanced after each step")
         if self.warmup:
-            told.append(f"linear warm-up over the first {self.warmup:.0%} of the epochs")
+            parts.append(f"linear warm-up over the first {self.warmup:.0%} of the epochs")
         if not self.follows_schedule:
-            told.append("no decay of the learning rate")
-        return ", ".join(told) or "none"
+            parts.append("no decay of the learning rate")
+        return ", ".join(parts) or "none"

@@ -23,7 +23,7 @@ _SPECS = (
     *(
         OptimizerSpec(
             name=f"nero-{constraint}",
-            label=f"Nero, {told}",
+            label=f"Nero, {label}",
             factory="nero:Nero",
             default_lr=0.01,
             default_lr_source="nero.Nero, as in the paper",
@@ -32,7 +32,7 @@ _SPECS = (
             by_neuron=True,
             notes="An ablation of Nero's constraints (figure 1 of the paper).",
         )
-        for constraint, told, options in (
+        for constraint, label, options in (
             ("none", "no constraint", {"center": False, "radius": None}),
             ("mean", "mean only", {"center": True, "radius": None}),
             ("norm", "norm only", {"center": False, "radius": "unit"}),

@@ -14,7 +14,7 @@ from nero_lab.experiments.run import Run, plan_run, variant_spec
 from nero_lab.experiments.task import Metric, Preset, Task, Variant
 from nero_lab.optimizers import OptimizerSpec
 from nero_lab.records.store import Record
-from nero_lab.sweeps.selection import best_lr
+from nero_lab.sweeps.selection import Outcome, best_lr
 
 FindRun = Callable[[Run], Record | None]
 
@@ -24,20 +24,12 @@ below chance divided by it.
 """
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a choice of learning rate looks at in a record."""
-
-    usable: bool
-    val_metric: float
-
-    @classmethod
-    def of(cls, record: Record, metric: Metric) -> "Outcome":
-        """Return the validation metric at the end; the test metric where there is no such part."""
-        result = record.result
-        value = result.metric(selection_split(record), metric.name)
-        usable = result.status == "finished" and value is not None and math.isfinite(value)
-        return cls(usable, math.nan if value is None else value)
+def outcome(record: Record, metric: Metric) -> Outcome:
+    """Return the validation metric at the end; the test metric where there is no such part."""
+    result = record.result
+    value = result.metric(selection_split(record), metric.name)
+    usable = result.status == "finished" and value is not None and math.isfinite(value)
+    return Outcome(usable, math.nan if value is None else value)
 
 
 def selection_split(record: Record) -> str:
@@ -80,7 +72,7 @@ class Comparison:
     def outcomes(self, variant: Variant, lr: float, find: FindRun) -> list[Outcome]:
         """Return what is recorded at a learning rate, in the order of the seeds."""
         found = (find(self.run(variant, lr, seed)) for seed in self.preset.seeds)
-        return [Outcome.of(record, self.task.metric) for record in found if record is not None]
+        return [outcome(record, self.task.metric) for record in found if record is not None]
 
     @property
     def grid_seeds(self) -> tuple[int, ...]:
@@ -96,7 +88,7 @@ class Comparison:
         outcomes = {}
         for lr in self.lrs(variant):
             found = [find(self.run(variant, lr, seed)) for seed in self.grid_seeds]
-            outcomes[lr] = [Outcome.of(each, self.task.metric) for each in found if each]
+            outcomes[lr] = [outcome(each, self.task.metric) for each in found if each]
             if len(outcomes[lr]) < len(found):
                 return None
         default = self.spec(variant).default_lr

@@ -17,7 +17,7 @@ class Remaining:
     runs: int
     """at most: grids that are not in yet may each find another best rate"""
     seconds: float | None
-    """of training, in one process; None while nothing is recorded to tell by"""
+    """of training, in one process; None while nothing is recorded to estimate by"""
     recorded: int
 
     def __str__(self) -> str:

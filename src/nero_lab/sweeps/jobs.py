@@ -155,7 +155,7 @@ def run_jobs(
         records: where the records are, and go.
         pool: what trains them.
         maker: makes jobs of them.
-        on_event: told of everything that happens.
+        on_event: called with everything that happens.
 
     Returns:
         What failed, or died more often than it is tried again; the others are recorded.

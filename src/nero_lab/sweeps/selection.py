@@ -2,23 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 from nero_lab.experiments.task import Metric
 
 
-class Outcome(Protocol):
-    """What a choice looks at in the result of a run."""
+@dataclass(frozen=True)
+class Outcome:
+    """What the selection of a learning rate looks at in the result of a run."""
 
-    @property
-    def usable(self) -> bool:
-        """Whether the run got to its end with a number for its validation metric."""
-        ...
-
-    @property
-    def val_metric(self) -> float:
-        """The validation metric at the end."""
-        ...
+    usable: bool
+    """whether the run got to its end with a number for its validation metric"""
+    val_metric: float
 
 
 def best_lr(

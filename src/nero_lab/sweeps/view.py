@@ -59,13 +59,13 @@ class SweepView:
             case _:
                 self._running.pop(run.run_id, None)
         if event.kind in {"recorded", "failed", "died"}:
-            self._tell(event)
+            self._print(event)
         now = time.monotonic()
         if self._live is not None and now - self._drawn > _REFRESH_SECONDS:
             self._drawn = now
             self._live.update(self.table(), refresh=True)
 
-    def _tell(self, event: Event) -> None:
+    def _print(self, event: Event) -> None:
         run, result = event.job.run, event.result
         if result is not None and self._live is not None:
             return  # it is in the table
@@ -74,8 +74,8 @@ class SweepView:
         else:
             metric = self.metrics[run.task]
             value = result.metric("test", metric.name)
-            told = "-" if value is None else f"{value:.4g}"
-            line = f"{run}: {result.status}, test {metric.name} {told}, {result.seconds:.0f} s"
+            shown = "-" if value is None else f"{value:.4g}"
+            line = f"{run}: {result.status}, test {metric.name} {shown}, {result.seconds:.0f} s"
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def table(self) -> Table:

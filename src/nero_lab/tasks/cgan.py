@@ -172,7 +172,7 @@ class ConditionalGAN(Task):
         with torch.no_grad():
             generated = gan("generate", _noise(gan, classes), classes)
         # Both in one pass, which is what DistributedDataParallel wants; the discriminator has no
-        # batch normalisation that would tell.
+        # batch normalisation that would be seen.
         judged = gan("judge", torch.cat([real, generated]), torch.cat([classes, classes]))
         on_real, on_generated = judged.chunk(2)
         loss = torch.relu(1 - on_real).mean() + torch.relu(1 + on_generated).mean()

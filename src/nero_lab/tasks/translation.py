@@ -77,7 +77,7 @@ CPU = replace(
     model={"vocabulary": 2_000, "depth": 2, "width": 64, "heads": 4, "hidden": 256},
     data={"vocabulary": 2_000, "min_count": 3, "train_size": 4_000},
     deviations="2 + 2 layers of width 64, 4,000 pairs to learn from in batches of 32, the 2,000 "
-    "most frequent words told apart, 6 epochs.",
+    "most frequent words kept apart, 6 epochs.",
 )
 
 TINY = replace(

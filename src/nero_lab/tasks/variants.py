@@ -55,21 +55,21 @@ def with_grids(
 
 
 def on_model(
-    variants: Iterable[Variant], suffix: str, told: str, **model: Any
+    variants: Iterable[Variant], suffix: str, label: str, **model: Any
 ) -> tuple[Variant, ...]:
     """Return variants under options of the model, with a suffix to their names.
 
     Args:
-        variants: whose names are not yet told apart by the model.
+        variants: whose names do not say which model they are on.
         suffix: joined to the name with a dash.
-        told: of the model, for the label.
+        label: of the model, which is joined to theirs.
         **model: its options.
     """
     return tuple(
         replace(
             variant,
             name=f"{variant.name}-{suffix}",
-            label=f"{variant.label}, {told}",
+            label=f"{variant.label}, {label}",
             model={**variant.model, **model},
         )
         for variant in variants

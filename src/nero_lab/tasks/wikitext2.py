@@ -50,7 +50,7 @@ CPU = replace(
     model={"vocabulary": 4_000, "context": 35, "depth": 2, "width": 100},
     data={"vocabulary": 4_000, "context": 35, "train_words": 80_000, "eval_words": 20_000},
     deviations="Width 100 instead of 200, 80,000 words to learn from and the 4,000 most frequent "
-    "ones told apart, 6 epochs; the learning rate falls half way, as in the paper.",
+    "ones kept apart, 6 epochs; the learning rate falls half way, as in the paper.",
 )
 
 TINY = replace(
@@ -70,7 +70,7 @@ TINY = replace(
 class WikiText2(Task):
     """Predict the next word with a WordLM under cross-entropy.
 
-    Options of the data: vocabulary (the most words told apart), context (words of a row),
+    Options of the data: vocabulary (how many words are kept apart), context (words of a row),
     train_words and eval_words (None: all). Of the model: those of `WordLM`; its vocabulary has to
     be at least that of the data.
     """

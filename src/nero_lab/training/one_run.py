@@ -163,8 +163,8 @@ def _print_result(task: Task, result: Result, console: Console) -> None:
         for split, values in result.metrics.items()
         if name in values
     ]
-    told = [f"{result.status} after {result.steps} steps in {result.seconds:.1f} s", *parts]
-    console.print(", ".join(told), highlight=False, soft_wrap=True)
+    line = [f"{result.status} after {result.steps} steps in {result.seconds:.1f} s", *parts]
+    console.print(", ".join(line), highlight=False, soft_wrap=True)
 
 
 class _Bar:

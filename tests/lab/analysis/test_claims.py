@@ -1,4 +1,4 @@
-"""The paper's claims are judged by their stated criteria, from records and nothing else."""
+"""The paper's claims are answered by their stated criteria, from records and nothing else."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,7 +14,7 @@ from nero_lab.experiments.run import Run
 from nero_lab.experiments.task import Variant
 from nero_lab.sweeps.comparison import Comparison
 
-JUDGES = {claim.key: claim.judge for claim in CLAIMS}
+VERDICTS = {claim.key: claim.verdict for claim in CLAIMS}
 
 
 def measured(comparison: Comparison, end: Callable[[Run], float | None]) -> Measured:
@@ -27,8 +27,8 @@ def measured(comparison: Comparison, end: Callable[[Run], float | None]) -> Meas
     return measure(comparison, fake_records(comparison, ending))[0]
 
 
-def judge(key: str, *experiments: Measured) -> Answer:
-    return JUDGES[key]({each.name: each for each in experiments})
+def answer_to(key: str, *experiments: Measured) -> Answer:
+    return VERDICTS[key]({each.name: each for each in experiments})
 
 
 def by_variant(values: Mapping[str, float], spread: float = 0.001) -> Callable[[Run], float]:
@@ -47,17 +47,17 @@ def test_c1_asks_every_seed_to_finish_and_to_agree():
     apart = measured(fake_comparison(NERO, name="b"), lambda run: 0.8 - 0.15 * run.seed)
     breaks = measured(fake_comparison(NERO, name="c"), lambda run: None if run.seed == 1 else 0.8)
     chance = measured(fake_comparison(NERO, name="d"), lambda run: 0.1)
-    assert judge("C1", steady).verdict == "holds in part"  # one experiment is not enough
+    assert answer_to("C1", steady).verdict == "holds in part"  # one experiment is not enough
     four = [
         measured(fake_comparison(NERO, name=name), lambda run: 0.8 + 0.01 * run.seed)
         for name in "wxyz"
     ]
-    assert judge("C1", *four).verdict == "holds"
-    half = judge("C1", steady, apart)
+    assert answer_to("C1", *four).verdict == "holds"
+    half = answer_to("C1", steady, apart)
     assert half.verdict == "holds in part"
     assert "1 of 2 variants measured" in half.figures[0]
-    assert judge("C1", steady, apart, breaks).verdict == "does not hold"
-    assert judge("C1", chance).verdict == "does not hold"
+    assert answer_to("C1", steady, apart, breaks).verdict == "does not hold"
+    assert answer_to("C1", chance).verdict == "does not hold"
 
 
 CONTROLS = [
@@ -87,11 +87,11 @@ def test_c2_shows_default_weights_and_the_control(adam, control, nero, verdict):
         variant.name: control for variant in CONTROLS
     }
     comparison = fake_comparison(NERO, SGD, ADAM, *CONTROLS, name="deep-mlp")
-    answer = judge("C2", measured(comparison, by_variant(values)))
+    answer = answer_to("C2", measured(comparison, by_variant(values)))
     assert answer.verdict == verdict
-    told = " ".join(answer.figures)
-    assert f"Adam, kaiming: {control + 0.001:.4f}" in told
-    assert "Adam, balanced" in told
+    text = " ".join(answer.figures)
+    assert f"Adam, kaiming: {control + 0.001:.4f}" in text
+    assert "Adam, balanced" in text
 
 
 def test_c2_one_rate_at_which_a_peer_learns_is_enough():
@@ -101,8 +101,8 @@ def test_c2_one_rate_at_which_a_peer_learns_is_enough():
         return 0.5 if (run.variant, run.lr) == ("sgd", 0.1) else values(run)
 
     comparison = fake_comparison(NERO, SGD, ADAM, name="deep-mlp")
-    assert judge("C2", measured(comparison, values)).verdict == "holds in part"
-    assert judge("C2", measured(comparison, end)).verdict == "does not hold"
+    assert answer_to("C2", measured(comparison, values)).verdict == "holds in part"
+    assert answer_to("C2", measured(comparison, end)).verdict == "does not hold"
 
 
 def test_c3_compares_the_default_with_the_best_and_says_how_peers_do():
@@ -112,26 +112,26 @@ def test_c3_compares_the_default_with_the_best_and_says_how_peers_do():
         return 0.8 if run.lr == 1e-4 else 0.5
 
     tuned = measured(fake_comparison(NERO, ADAM, name="a"), end)
-    answer = judge("C3", tuned)
+    answer = answer_to("C3", tuned)
     assert answer.verdict == "holds in part"  # one experiment is not enough to say more
     four = [measured(fake_comparison(NERO, ADAM, name=name), end) for name in "wxyz"]
-    assert judge("C3", *four).verdict == "holds"
+    assert answer_to("C3", *four).verdict == "holds"
     assert "For comparison, Adam: 0 of 1 variants" in answer.figures[-1]
 
     wide = measured(fake_comparison(NERO, name="b"), lambda run: 0.8 if run.lr == 1e-3 else 0.5)
-    assert judge("C3", wide).verdict == "does not hold"
-    assert judge("C3", tuned, wide).verdict == "holds in part"
+    assert answer_to("C3", wide).verdict == "does not hold"
+    assert answer_to("C3", tuned, wide).verdict == "holds in part"
 
     def breaks(run: Run) -> float | None:
         return None if run.lr == 0.01 and run.seed == 2 else 0.8
 
-    assert judge("C3", measured(fake_comparison(NERO, name="c"), breaks)).verdict != "holds"
+    assert answer_to("C3", measured(fake_comparison(NERO, name="c"), breaks)).verdict != "holds"
     nothing = measured(fake_comparison(NERO, name="d"), lambda run: 0.1)
-    assert judge("C3", nothing).verdict == "not measured"
+    assert answer_to("C3", nothing).verdict == "not measured"
 
 
 def test_c4_counts_real_state():
-    answer = judge("C4")
+    answer = answer_to("C4")
     assert answer.verdict == "holds"
     assert "64 x 64 layer without biases: 64 floats of Nero's, 8192 of Adam's" in answer.figures[0]
     assert "ResNet-18" in answer.figures[-1]
@@ -150,7 +150,7 @@ def test_c5_better_means_every_seed(norm, verdict):
     ablation = measured(
         fake_comparison(*ABLATION, name="ablation"), by_variant(values, spread=0.005)
     )
-    assert judge("C5", ablation).verdict == verdict
+    assert answer_to("C5", ablation).verdict == verdict
 
 
 GRANULARITY = [
@@ -166,7 +166,7 @@ def test_c6_asks_for_both_with_and_without_constraints(free_lamb, verdict):
     comparison = fake_comparison(*GRANULARITY, name="granularity")
     values = dict.fromkeys((variant.name for variant in GRANULARITY), 0.4)
     values |= {"nero": 0.8, "nero-none": 0.7, "lamb": free_lamb}
-    answer = judge("C6", measured(comparison, by_variant(values)))
+    answer = answer_to("C6", measured(comparison, by_variant(values)))
     assert answer.verdict == verdict
     assert "nero 0.8010 [0.8000, 0.8020], madam-balanced" in answer.figures[1]
 
@@ -174,9 +174,9 @@ def test_c6_asks_for_both_with_and_without_constraints(free_lamb, verdict):
 def test_c5_does_not_hold_where_nothing_is_better():
     worst = {"nero-none": 0.5, "nero-mean": 0.6, "nero-norm": 0.6, "nero": 0.4}
     ablation = measured(fake_comparison(*ABLATION, name="ablation"), by_variant(worst))
-    assert judge("C5", ablation).verdict == "does not hold"
+    assert answer_to("C5", ablation).verdict == "does not hold"
     some = measured(fake_comparison(ABLATION[0], name="ablation"), by_variant(worst))
-    assert judge("C5", some).verdict == "not measured"
+    assert answer_to("C5", some).verdict == "not measured"
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_c7_looks_at_the_initial_scale(large, verdict):
     ]
     values = {"adam-1": 0.9, "adam-100": large}
     cwn = measured(fake_comparison(*variants, name="cwn", epochs=1), by_variant(values))
-    answer = judge("C7", cwn)
+    answer = answer_to("C7", cwn)
     assert answer.verdict == verdict
     assert "Adam, scale 100" in answer.figures[-1]
     only = measured(fake_comparison(variants[0], name="cwn"), by_variant(values))
-    assert judge("C7", only).verdict == "not measured"
+    assert answer_to("C7", only).verdict == "not measured"

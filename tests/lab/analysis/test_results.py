@@ -66,18 +66,18 @@ def test_variants_at_chance_keep_the_rate_at_default(comparison, records):
     assert sgd["test accuracy*"] == "0.1010 [0.1000, 0.1020]"
 
 
-def test_variants_that_won_at_an_end_of_their_grid_are_told(comparison, records):
-    def told(found: list[Record]) -> list[str]:
+def test_variants_that_won_at_an_end_of_their_grid_are_reported(comparison, records):
+    def found_ends(found: list[Record]) -> list[str]:
         return [each for each in table.about(measure(comparison, found)[0]) if "an end" in each]
 
     # Nero's grid begins at its best rate, Adam's has rates on both sides, SGD learns nothing.
-    assert told(records) == [
+    assert found_ends(records) == [
         "Won at an end of the grid, beyond which may be better rates: Nero (0.001)."
     ]
-    assert told([r for r in records if r.run.variant != "nero"]) == []
+    assert found_ends([r for r in records if r.run.variant != "nero"]) == []
 
 
-def test_divergence_is_told(comparison, records):
+def test_divergence_is_reported(comparison, records):
     measured = measure(comparison, records)[0]
     head, rows = table.by_lr(measured)
     nero = dict(zip(head, rows[0], strict=True))
@@ -87,7 +87,7 @@ def test_divergence_is_told(comparison, records):
     assert any("Diverged: 1 of" in sentence for sentence in table.about(measured))
 
 
-def test_missing_runs_are_told(comparison, records):
+def test_missing_runs_are_reported(comparison, records):
     kept = [r for r in records if r.run.variant != "adam" and (r.run.lr, r.run.seed) != (0.1, 0)]
     measured = measure(comparison, kept)[0]
     cells = _cells(measured)
@@ -108,9 +108,9 @@ def test_without_records_every_run_is_missing(comparison):
 
 def test_a_stand_in_is_never_shown_as_the_original(comparison, records):
     (measured,) = measure(comparison, records)
-    told = table.about(measured)[0]
-    assert told.startswith("Data: Made-up digits, in the place of MNIST")
-    assert "no measure for these" in told
+    found_ends = table.about(measured)[0]
+    assert found_ends.startswith("Data: Made-up digits, in the place of MNIST")
+    assert "no measure for these" in found_ends
 
 
 def test_data_sets_are_never_mixed(comparison, records):

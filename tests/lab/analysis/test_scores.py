@@ -12,7 +12,7 @@ def scores(*values: float | None, metric: Metric = ACCURACY, **changes: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("told", "text"),
+    ("scores", "text"),
     [
         (scores(0.5, 0.75, 0.25), "0.5000 [0.2500, 0.7500]"),
         (scores(50.0, 75.0, 25.0, metric=PERPLEXITY), "50.00 [75.00, 25.00]"),
@@ -24,8 +24,8 @@ def scores(*values: float | None, metric: Metric = ACCURACY, **changes: int) -> 
         (scores(float("nan"), diverged=1, wanted=2), "not finite (1 diverged, 1 of 2 seeds)"),
     ],
 )
-def test_text(told: Scores, text: str):
-    assert str(told) == text
+def test_text(scores: Scores, text: str):
+    assert str(scores) == text
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nero_lab.bench import backward_memory
-from nero_lab.bench.backward_memory import BEGIN, END, VARIANTS, Peak
+from nero_lab.bench.backward_memory import BEGIN, END, STEPPERS, Peak
 
 
 @pytest.fixture
@@ -23,10 +23,10 @@ def test_a_process_of_its_own_tells_its_peak():
     assert found.parameters > 100_000
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_both_ways_train_the_same_model_alike(variant: str):
-    assert backward_memory.train(variant, False, quick=True) == backward_memory.train(
-        variant, True, quick=True
+@pytest.mark.parametrize("stepper", STEPPERS)
+def test_both_ways_train_the_same_model_alike(stepper: str):
+    assert backward_memory.train(stepper, False, quick=True) == backward_memory.train(
+        stepper, True, quick=True
     )
 
 

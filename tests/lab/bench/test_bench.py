@@ -15,7 +15,7 @@ from nero_lab.bench.grids import bytes_text
 from nero_lab.bench.measure import Runner, Settings
 from nero_lab.bench.results import Report, Row, Table, TrainingRow, backward_ratio
 from nero_lab.bench.run import QUICK_SETTINGS, named_processor
-from nero_lab.bench.targets import judge, targets
+from nero_lab.bench.targets import targets, verdicts
 from nero_lab.bench.workloads import DTYPES, FULL, QUICK, Workload, gpt2
 from nero_lab.cli.app import app
 
@@ -50,16 +50,16 @@ def test_the_quick_run_measures_every_workload_in_both_dtypes(quick):
 
 def test_nobody_fails_and_only_those_with_a_reason_are_left_out(quick):
     _, report, _ = quick
-    deviations = {}
+    skipped = {}
     for table in report["tables"]:
         for row in table["rows"]:
-            assert not row["deviations"].startswith("failed"), row
-            if row["deviations"]:
-                deviations.setdefault(row["key"], set()).add(table["workload"])
+            assert not row["skipped"].startswith("failed"), row
+            if row["skipped"]:
+                skipped.setdefault(row["key"], set()).add(table["workload"])
             else:
                 assert row["seconds"] > 0
                 assert row["rounds"] >= QUICK_SETTINGS.least
-    assert deviations == {"adamw-8bit": set(QUICK), "muon": {"resnet50"}}
+    assert skipped == {"adamw-8bit": set(QUICK), "muon": {"resnet50"}}
 
 
 def test_the_page_shows_what_was_measured(quick):
@@ -79,11 +79,11 @@ def test_the_page_shows_what_was_measured(quick):
             assert line.count(" | ") == columns or line == "|  |  |", line
 
 
-def test_one_process_of_its_own_told_its_memory(quick):
+def test_one_process_of_its_own_reports_its_memory(quick):
     _, report, _ = quick
-    told = [row for row in report["training"] if row["peak_bytes"]]
-    assert len(told) == report["settings"]["resident_memory"]
-    assert all(row["peak_bytes"] > row["before_bytes"] for row in told)
+    measured = [row for row in report["training"] if row["peak_bytes"]]
+    assert len(measured) == report["settings"]["resident_memory"]
+    assert all(row["peak_bytes"] > row["before_bytes"] for row in measured)
 
 
 def test_the_console_shows_the_targets_and_where_the_page_is(quick):
@@ -112,9 +112,9 @@ def test_ratios():
     assert table.ratio(NERO, ADAMW) == 0.4
     assert table.ratio(ADAMW, NERO) == 2.5
     assert table.ratio(NERO, FLOOR) is None
-    deviations = Table("w", "w", "float32", 1, 1, True, (Row(NERO, "", "no"), Row(ADAMW, "", "no")))
-    assert deviations.ratio(NERO, ADAMW) is None
-    beside = Table("w", "w", "float32", 1, 1, True, (deviations.rows[0], *table.rows[1:]))
+    skipped = Table("w", "w", "float32", 1, 1, True, (Row(NERO, "", "no"), Row(ADAMW, "", "no")))
+    assert skipped.ratio(NERO, ADAMW) is None
+    beside = Table("w", "w", "float32", 1, 1, True, (skipped.rows[0], *table.rows[1:]))
     assert beside.ratio(NERO, ADAMW) is None
 
 
@@ -130,8 +130,8 @@ def test_a_ratio_is_taken_within_rounds_so_that_a_change_of_speed_is_not_in_it()
 
 def test_targets_hold_up_to_their_limits_and_not_above():
     seconds = {NERO: 0.48, ADAMW: 1.0, FLOOR: 0.48 / 1.15 * 1.001, RULE: 3.0}
-    (verdicts,) = [judge(report_of(synthetic("gpt2", "float32", **seconds)))]
-    found = {each["what"]: (each["verdict"], each["limit"]) for each in verdicts}
+    each_target = verdicts(report_of(synthetic("gpt2", "float32", **seconds)))
+    found = {each["what"]: (each["verdict"], each["limit"]) for each in each_target}
     assert found == {
         "time, Nero / AdamW fused": ("holds", "≤ 0.48"),
         "time, Nero / add_": ("holds", "≤ 1.15"),
@@ -144,13 +144,13 @@ def test_targets_hold_up_to_their_limits_and_not_above():
     ("extra", "verdict"), [(2**20 - 1, "holds"), (2**20, "does not hold"), (None, "not measured")]
 )
 def test_the_target_of_memory_is_below_a_mebibyte(extra: int | None, verdict: str):
-    (each,) = judge(report_of(synthetic("matrix", "bfloat16", extra=extra, nero=1.0)))
+    (each,) = verdicts(report_of(synthetic("matrix", "bfloat16", extra=extra, nero=1.0)))
     assert each["verdict"] == verdict
 
 
 def test_a_target_without_its_figure_is_not_measured():
-    verdicts = judge(report_of(synthetic("small", "float32", nero=1.0)))
-    assert [each["verdict"] for each in verdicts] == ["not measured", "holds"]
+    found = verdicts(report_of(synthetic("small", "float32", nero=1.0)))
+    assert [each["verdict"] for each in found] == ["not measured", "holds"]
 
 
 def test_backward_passes_compare_within_a_model():
@@ -210,7 +210,7 @@ def test_a_contestant_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch):
     broken = {"broken": Contestant("broken", "Broken", fail), NERO: CONTESTANTS[NERO]}
     monkeypatch.setattr(measure, "CONTESTANTS", broken)
     table = measure.measure(TINY, "float32", QUICK_SETTINGS, lambda _: None)
-    assert table.row("broken").deviations == "failed: RuntimeError: no such"
+    assert table.row("broken").skipped == "failed: RuntimeError: no such"
     assert table.row(NERO).seconds > 0
 
 
@@ -243,7 +243,7 @@ def test_the_peak_of_a_step_is_seen_by_both_meters():
     assert size <= memory.torch_peak(action) < size + 2**12
     rise = memory.resident_rise(action)
     if rise is None:
-        pytest.skip("this system does not tell resident memory")
+        pytest.skip("this system does not report resident memory")
     # Linux counts pages on each processor for a while before it adds them up, takes back those of
     # files where memory is short, and other threads use some: a margin of a quarter.
     assert 0.75 * size < rise < 1.25 * size

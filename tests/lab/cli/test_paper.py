@@ -109,7 +109,7 @@ def test_after_an_interruption_it_goes_on_and_ends_with_the_same_table(nero_pape
     assert nero_paper("table", "deep-mlp", "--results", "other").output == table
 
 
-def test_a_run_that_fails_is_told_and_the_others_are_kept(nero_paper, tmp_path: Path):
+def test_a_run_that_fails_is_reported_and_the_others_are_kept(nero_paper, tmp_path: Path):
     done = nero_paper("deep-mlp", pool=FakePool(broken=0.1))
     assert done.exit_code == 1
     assert "it broke" in done.output
@@ -155,16 +155,16 @@ def test_claims_and_docs_come_from_what_is_recorded(nero_paper, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [(["fig99"], "fig99"), (["table", "nothing"], "nothing"), ([], "Missing argument")],
 )
-def test_bad_arguments_exit_2(nero_paper, arguments, told):
+def test_bad_arguments_exit_2(nero_paper, arguments, message):
     done = nero_paper(*arguments)
     assert done.exit_code == 2
-    assert told in done.output
+    assert message in done.output
 
 
-def test_an_unknown_preset_is_told_with_those_that_there_are():
+def test_an_unknown_preset_is_refused_with_the_names_of_the_others():
     done = CliRunner().invoke(app, ["paper", "all", "--preset", "huge"])
     assert done.exit_code == 2
     assert "cpu" in done.output

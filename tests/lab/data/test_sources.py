@@ -40,7 +40,7 @@ def write_labels(folder: Path, labels: list[int]) -> Path:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_what_is_missing_is_told_in_two_lines(name: str, tmp_path: Path):
+def test_what_is_missing_is_reported_in_two_lines(name: str, tmp_path: Path):
     with pytest.raises(MissingData) as caught:
         find_source(name)
     first, second = str(caught.value).splitlines()
@@ -56,7 +56,7 @@ def test_what_is_missing_is_told_in_two_lines(name: str, tmp_path: Path):
     ("labels", "name", "stand_in_for"),
     [(MNIST_LABELS, "MNIST", None), (FASHION_LABELS, "Fashion-MNIST", "MNIST")],
 )
-def test_images_in_the_same_format_are_told_apart(tmp_path: Path, labels, name, stand_in_for):
+def test_images_in_the_same_format_are_distinguished(tmp_path: Path, labels, name, stand_in_for):
     found = find_source("mnist", write_labels(tmp_path / "some", labels))
     assert (found.name, found.stand_in_for) == (name, stand_in_for)
 

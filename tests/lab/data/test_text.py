@@ -34,8 +34,8 @@ def test_targets_are_the_tokens_that_follow(folder: Path):
     for part, rows in zip(parts, (4096 // 16, 512 // 16, 512 // 16), strict=True):
         assert tuple(part.x.shape) == tuple(part.y.shape) == (rows, 16)
         assert torch.equal(part.x[:, 1:], part.y[:, :-1])
-    told = tokenizer.decode(parts.train.x[0].tolist()).split()
-    assert set(told[1:-1]) <= set(WORDS.split())
+    words = tokenizer.decode(parts.train.x[0].tolist()).split()
+    assert set(words[1:-1]) <= set(WORDS.split())
 
 
 def test_no_row_is_in_two_parts(folder: Path):

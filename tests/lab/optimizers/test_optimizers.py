@@ -16,7 +16,7 @@ from nero_lab.plugins.load import load_object
 
 
 def train_mode(optimizer):
-    # Schedule-Free has two sets of weights and must be told which ones to show.
+    # Schedule-Free has two sets of weights and must be switched between them.
     if hasattr(optimizer, "train"):
         optimizer.train()
     return optimizer

@@ -11,9 +11,9 @@ from nero_lab.analysis.catalogue import figure_of, select
 from nero_lab.experiments.run import Run
 from nero_lab.experiments.task import Metric
 from nero_lab.records.store import Record, Records
-from nero_lab.sweeps.comparison import Comparison, Outcome, learned_from
+from nero_lab.sweeps.comparison import Comparison, learned_from
 from nero_lab.sweeps.estimate import cheapest_first, minutes, remaining
-from nero_lab.sweeps.selection import best_lr
+from nero_lab.sweeps.selection import Outcome, best_lr
 
 Find = Callable[[Run], Record | None]
 
@@ -115,7 +115,7 @@ def test_equals_go_to_the_favoured_rate_and_then_to_the_smaller():
     assert best_lr(equal, ACCURACY, favoured=1.0) == 0.001
 
 
-def test_what_remains_is_told_from_recorded_times(tmp_path):
+def test_what_remains_is_estimated_from_recorded_times(tmp_path):
     comparison = fake_comparison(NERO, ADAM)
     store = Records(tmp_path)
     nothing = remaining(comparison, store.get)

@@ -102,7 +102,7 @@ def test_results_make_others_necessary(runs, records, maker):
     assert recorded(records) == expected(runs, maker)
 
 
-def test_a_record_is_told_of_once_it_is_on_the_disk(runs, records, maker):
+def test_a_record_is_reported_once_it_is_on_the_disk(runs, records, maker):
     seen = []
 
     def on_event(event: Event) -> None:

@@ -64,7 +64,7 @@ def test_every_weight_of_both_is_under_spectral_norm():
 
 def test_class_and_every_chunk_of_noise_matter():
     gan = small().eval()
-    # At the start the gains and biases of the condition are all that tells classes apart.
+    # At the start the gains and biases of the condition are all that differs between classes.
     noise, classes = noise_and_classes()
     images = gan("generate", noise, classes)
     assert not torch.equal(images, gan("generate", noise, (classes + 1) % 3))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from lab.fake_runs import train_and_tell
+from lab.fake_runs import train_and_report
 from lab.tiny_task import Blobs
 from nero_lab.experiments.run import Result, Run, find_variant, plan_run
 from nero_lab.experiments.task import Task
@@ -199,12 +199,12 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_when_there_is_room(tmp_path: Pa
     assert rest.step == 20
 
 
-def test_progress_is_told_with_the_newest_metrics():
-    told: list[Progress] = []
-    train_run(Blobs(), planned(Blobs()), replace(CPU, on_progress=told.append))
-    assert told[-1].step == told[-1].steps == STEPS
-    assert told[-1].epoch == 3
-    assert {"train_loss", "val_accuracy"} <= set(told[-1].metrics)
+def test_progress_is_reported_with_the_newest_metrics():
+    seen: list[Progress] = []
+    train_run(Blobs(), planned(Blobs()), replace(CPU, on_progress=seen.append))
+    assert seen[-1].step == seen[-1].steps == STEPS
+    assert seen[-1].epoch == 3
+    assert {"train_loss", "val_accuracy"} <= set(seen[-1].metrics)
 
 
 def test_mixed_precision_trains():
@@ -244,21 +244,21 @@ def run_until(folder: Path, steps: int) -> Result | None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["nero_lab.training.loop"])
     ours, theirs = context.Pipe()
-    process = context.Process(target=train_and_tell, args=(planned(Blobs()), folder, theirs))
+    process = context.Process(target=train_and_report, args=(planned(Blobs()), folder, theirs))
     process.start()
     theirs.close()
-    told = None
+    seen = None
     try:
         for _ in range(steps):
-            told = ours.recv()
-            if told is not None:
+            seen = ours.recv()
+            if seen is not None:
                 break
             ours.send(None)
     finally:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-    return told
+    return seen
 
 
 def test_ten_random_kills_and_the_final_weights_are_the_same_bit_for_bit(tmp_path: Path):
