@@ -1,6 +1,7 @@
 """The paper's experiments by figure and by name, and their records in a folder."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -91,16 +92,24 @@ def recorded(
         tasks: tasks besides those of the paper.
 
     Returns:
-        The comparisons in the order of figures, the records, and the names of files that belong
-        to no known task.
+        The comparisons in the order of figures, the records, and a sentence for each part of them
+        that is in none of the comparisons.
     """
     records = Records(folder)
     own = {task.name: task for task in tasks}
     names = [path.stem for path in sorted(folder.glob("*.jsonl"))]
     ordered = [name for name in (*TASKS, *own) if name in names]
     found = []
+    missing = [
+        f"{name}.jsonl: no task is called {name!r}. Name its file with --task."
+        for name in names
+        if name not in ordered
+    ]
     for name in ordered:
         task = own.get(name) or load_task(name)
-        used = dict.fromkeys(record.run.preset for record in records.of_task(name))
-        found += [Comparison(task, task.presets[p]) for p in used if p in task.presets]
-    return found, records, [name for name in names if name not in ordered]
+        for preset, runs in Counter(each.run.preset for each in records.of_task(name)).items():
+            if preset in task.presets:
+                found.append(Comparison(task, task.presets[preset]))
+            else:
+                missing.append(f"{name}.jsonl: {runs} runs of preset {preset!r}, which it has not.")
+    return found, records, missing

@@ -57,7 +57,9 @@ def _draw_row(part: Any, measured: Measured) -> None:
     if measured.stands_in_for:
         data += f" in the place of {measured.stands_in_for}"
     # Not the task's title, which may name data that these runs did not see.
-    part.suptitle(f"{measured.name}: {data}", fontsize=12, x=0.01, ha="left")
+    title = measured.comparison.preset.title
+    name = f"{measured.name}, {title}" if title else measured.name
+    part.suptitle(f"{name}: {data}", fontsize=12, x=0.01, ha="left")
     panels = part.subplots(1, 3, sharey=True)
     looks = styles(measured.series)
     legend = {}

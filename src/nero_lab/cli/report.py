@@ -43,15 +43,12 @@ def report(
         own = [load_task(name) for name in task or ()]
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error), param_hint="--task") from None
-    comparisons, store, unknown = recorded(records, own)
+    comparisons, store, missing = recorded(records, own)
     experiments = measured(comparisons, store)
     for path, lines in store.unreadable():
         typer.echo(f"{lines} unreadable lines in {path} are passed over.", err=True)
-    for name in unknown:
-        typer.echo(
-            f"{name}.jsonl is left out: no task is called {name!r}. Name its file with --task.",
-            err=True,
-        )
+    for sentence in missing:
+        typer.echo(f"Not shown: {sentence}", err=True)
     page = out or records / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     html = results_page(experiments, str(records), answers(evidence(experiments)))

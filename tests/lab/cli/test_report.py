@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_a_users_own_task_is_shown_once_its_file_is_named(tmp_path: Path):
     run = comparison.run(comparison.variants[0], 0.01, 0)
     Records(tmp_path).append(fake_record(run, task.metric, 0.5))
     without = CliRunner().invoke(app, ["report", str(tmp_path)])
-    assert "mine.jsonl is left out" in without.output
+    assert "Not shown: mine.jsonl" in without.output
     assert "mine on" not in (tmp_path / "report.html").read_text()
     done = CliRunner().invoke(app, ["report", str(tmp_path), "--task", str(file)])
     assert "1 runs of 1 tasks" in done.output, done.output
@@ -91,6 +92,15 @@ def test_a_users_own_task_is_shown_once_its_file_is_named(tmp_path: Path):
 def _wait(condition: Callable[[], bool]) -> None:
     while not condition():  # pytest's own limit ends it
         time.sleep(0.02)
+
+
+def test_runs_of_a_preset_that_the_task_has_not_are_named(tmp_path: Path):
+    task = load_task("deep-mlp")
+    comparison = Comparison(task, replace(task.presets["tiny"], name="mine"))
+    run = comparison.run(comparison.variants[0], 0.01, 0)
+    Records(tmp_path).append(fake_record(run, task.metric, 0.5))
+    done = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert "deep-mlp.jsonl: 1 runs of preset 'mine', which it has not." in done.output
 
 
 def _click_a_point(page: Any) -> str:
