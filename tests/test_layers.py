@@ -145,9 +145,7 @@ LAYERS: Mapping[str, Layer] = {
     "nero.optax": layer("nero.neurons nero.optax", theirs="jax optax"),
     "nero.optax.neurons": layer("nero.neurons", theirs="jax"),
     "nero.optax.registry": layer("nero.optax.neurons", theirs=""),
-    "nero.optax.models": layer(
-        "nero.optax.neurons nero.optax.registry", theirs="jax flax equinox"
-    ),
+    "nero.optax.models": layer("nero.optax.neurons nero.optax.registry", theirs="jax flax equinox"),
     "nero.optax.options": layer(theirs=""),
     "nero.optax.geometry": layer("nero.neurons", theirs="jax"),
     "nero.optax.rule": layer("nero.optax.geometry", theirs="jax"),

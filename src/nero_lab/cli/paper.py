@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 SHOWN = ("table", "claims", "docs")
 """What trains nothing."""
 
+What = Annotated[
+    list[str],
+    typer.Argument(
+        help="fig1 to fig9, names from `nero tasks`, or all: train what is missing and draw. "
+        "table, claims or docs, and figures or names after it: show what is recorded.",
+        show_default=False,
+    ),
+]
+
 
 def paper(
-    what: Annotated[
-        list[str],
-        typer.Argument(
-            help="fig1 to fig9, names from `nero tasks`, or all: train what is missing and draw. "
-            "table, claims or docs, and figures or names after it: show what is recorded.",
-            show_default=False,
-        ),
-    ],
+    what: What,
     preset: options.Preset = "cpu",
     results: Annotated[
         Path | None,
@@ -53,7 +55,7 @@ def paper(
 ) -> None:
     """Run the paper's experiments, and show what they say.
 
-    Each optimiser tries its learning rates on the first seed; its best one by validation and the
+    Each optimiser tries its learning rates on the first seed; its best one by validation and
     the default one are trained on all seeds. What is recorded is not trained again: the same
     command goes on after Ctrl-C. Cheap experiments come first.
 

@@ -7,28 +7,39 @@ import typer
 
 from nero_lab.cli import options
 
+Optimizer = Annotated[
+    str,
+    typer.Option(
+        help="A name from `nero optimizers`, a variant of the preset such as adam-kaiming, or "
+        "your own: MODULE:CLASS or FILE.py:CLASS."
+    ),
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(min=0, help="Learning rate. Default: the optimiser's own.", show_default=False),
+]
+Model = Annotated[
+    list[str] | None,
+    typer.Option(help="An option of the task's model: init=kaiming. May be given again."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="CPU threads of each process. The last bits of a result depend on it. "
+        "Default: all cores.",
+        show_default=False,
+    ),
+]
+
 
 def train(
     task: options.Task,
-    optimizer: Annotated[
-        str,
-        typer.Option(
-            help="A name from `nero optimizers`, a variant of the preset such as adam-kaiming, or "
-            "your own: MODULE:CLASS or FILE.py:CLASS."
-        ),
-    ] = "nero",
-    lr: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="Learning rate. Default: the optimiser's own.", show_default=False
-        ),
-    ] = None,
+    optimizer: Optimizer = "nero",
+    lr: LearningRate = None,
     preset: options.Preset = "cpu",
     seed: Annotated[int, typer.Option(help="Of initial weights, batches and dropout.")] = 0,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(help="An option of the task's model: init=kaiming. May be given again."),
-    ] = None,
+    model: Model = None,
     data: options.Data = None,
     out: Annotated[
         Path, typer.Option(help="Directory for record, checkpoints and weights.", file_okay=False)
@@ -41,15 +52,7 @@ def train(
         str, typer.Option(help="32-true, bf16-mixed, 16-mixed, bf16-true or 64-true.")
     ] = "32-true",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the model.")] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="CPU threads of each process. The last bits of a result depend on it. "
-            "Default: all cores.",
-            show_default=False,
-        ),
-    ] = None,
+    threads: Threads = None,
     save_every: Annotated[
         float, typer.Option(min=0, help="Seconds from one checkpoint to the next.")
     ] = 60.0,
