@@ -1,14 +1,19 @@
 """The command line of the studies: `nero study ...`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from nero_lab.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
     from nero_lab.studies.run import Study
+    from nero_lab.sweeps.grid import OpenPool
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -87,17 +92,68 @@ def precision(
     run(precision_study(quick), out, data, jobs, fresh)
 
 
+@app.command()
+def generalisation(
+    quick: Quick = False,
+    out: Out = Path("runs/study-generalisation"),
+    data: options.Data = None,
+    jobs: options.Jobs = None,
+    fresh: options.Fresh = False,
+) -> None:
+    """Test which measures of balanced networks predict how well they generalise.
+
+    Trains 432 networks on even against odd classes of `fashion-mnist` (see `nero data`) until all
+    labels are fitted, and measures them; an hour or two on two cores. Prints tables and writes
+    `table.md`, `measures.png`, `turning.png` and the records.
+
+    Ctrl-C keeps what is finished; the same command again resumes.
+    """
+    from nero_lab.studies.generalisation.command import run_generalisation
+    from nero_lab.studies.generalisation.grid import QUICK, WHOLE
+
+    grid = QUICK if quick else WHOLE
+    _exit(lambda pool, console: run_generalisation(grid, out, data, pool, fresh, console), jobs)
+
+
+@app.command()
+def margins(
+    quick: Quick = False,
+    out: Out = Path("runs/study-margins"),
+    data: options.Data = None,
+    jobs: options.Jobs = None,
+    fresh: options.Fresh = False,
+) -> None:
+    """Repeat published comparisons of networks whose margin the targets set.
+
+    On `fashion-mnist` (see `nero data`) in the place of MNIST. Prints a table with the published
+    figures and writes `table.md` and the records.
+
+    Ctrl-C keeps what is finished; the same command again resumes.
+    """
+    from nero_lab.studies.generalisation.command import run_margins
+    from nero_lab.studies.generalisation.margins import cases
+    from nero_lab.tasks.controlled_margin import TINY
+
+    chosen = cases(TINY, voters=3, attack_size=40) if quick else cases()
+    _exit(lambda pool, console: run_margins(chosen, out, data, pool, fresh, console), jobs)
+
+
 def run(study: "Study", out: Path, data: Path | None, jobs: int | None, fresh: bool) -> None:
     """Run a study, and exit with its code."""
+    from nero_lab.studies.run import run_study
+
+    _exit(lambda pool, console: run_study(study, out, data, pool, fresh, console), jobs)
+
+
+def _exit(work: "Callable[[OpenPool, Console], int]", jobs: int | None) -> NoReturn:
+    """Do the work with a pool of processes of this machine, and exit with its code."""
     from rich.console import Console
 
-    from nero_lab.studies.run import run_study
     from nero_lab.sweeps.grid import open_pool
     from nero_lab.sweeps.jobs import default_jobs
 
     try:
-        pool = open_pool("local", jobs or default_jobs())
-        code = run_study(study, out, data, pool, fresh, Console())
+        code = work(open_pool("local", jobs or default_jobs()), Console())
     except OSError as error:
         typer.echo(f"error: {error}", err=True)
         code = 1

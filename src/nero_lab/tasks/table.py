@@ -22,7 +22,9 @@ PAPER_TASKS: Mapping[str, str] = {
 
 TASKS: Mapping[str, str] = {
     **PAPER_TASKS,
+    "controlled-margin": "nero_lab.tasks.controlled_margin:ControlledMargin",
     "digits-mlp": "nero_lab.tasks.digits_mlp:DigitsMLP",
+    "even-odd": "nero_lab.tasks.even_odd:EvenOdd",
     "fashion-cnn": "nero_lab.tasks.fashion_cnn:FashionCNN",
     "small-lm": "nero_lab.tasks.small_lm:SmallLM",
 }
