@@ -102,9 +102,12 @@ def trained(dtype: torch.dtype, shapes: Any, channels_last: bool, **options: Any
         p.data.copy_(w)
         state = optimizer.state[p]
         state["scale"].fill_(0.75)
+        state["step"].fill_(1)  # as of a run that goes on: nothing is measured before its step
+        state["rms"].fill_(0.5)
         if "radius" in state:
             ramp = torch.arange(state["radius"].numel()) % 5
             state["radius"].copy_((1 + ramp / 4).view(state["radius"].shape))
+    optimizer.load_state_dict(optimizer.state_dict())
     for step in range(STEPS):
         for p in params:
             g = numbers.draw(tuple(p.shape), numbers.power() if dtype != torch.float16 else -4)

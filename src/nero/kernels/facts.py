@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ class Facts(NamedTuple):
     Attributes:
         dtype: its dtype.
         shape: its shape.
-        strides: in entries.
+        given_strides: in entries; None where it is contiguous.
         negative: whether its numbers are those in memory, negated.
         offset: of its first entry in its storage.
         nbytes: of its storage.
@@ -31,19 +32,25 @@ class Facts(NamedTuple):
 
     dtype: torch.dtype
     shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    given_strides: tuple[int, ...] | None
     negative: bool
     offset: int
     nbytes: int
 
     @property
+    def strides(self) -> tuple[int, ...]:
+        """In entries."""
+        if self.given_strides is not None:
+            return self.given_strides
+        return tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+
+    @property
     def is_contiguous(self) -> bool:
-        expected = 1
-        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
-            if size != 1 and stride != expected:
-                return not math.prod(self.shape)
-            expected *= size
-        return True
+        """Whether entries follow each other in order."""
+        if not math.prod(self.shape):
+            return True
+        axes = zip(self.shape, self.strides, self._replace(given_strides=None).strides, strict=True)
+        return all(size == 1 or stride == plain for size, stride, plain in axes)
 
     @property
     def lies_in_storage(self) -> bool:
@@ -71,18 +78,25 @@ def are_on_cpu(tensors: Sequence[Tensor]) -> bool:
 
 
 def facts(tensors: Sequence[Tensor]) -> tuple[Iterator[Any], ...]:
-    """The `Facts` of plain tensors, an iterator for each field, which asks as it goes.
+    """The `Facts` of plain tensors, an iterator for each field.
 
-    It raises RuntimeError when it comes to a tensor without strides or storage.
+    Most columns are of contiguous tensors at the start of their storage, which is asked at once;
+    their strides are left out.
+
+    Raises:
+        RuntimeError: a tensor without strides or storage, here or when an iterator comes to it.
     """
-    return (
-        map(_dtype, tensors),
-        map(_shape, tensors),
-        map(Tensor.stride, tensors),
-        map(Tensor.is_neg, tensors),
-        map(Tensor.storage_offset, tensors),
-        map(UntypedStorage.nbytes, map(Tensor.untyped_storage, tensors)),
-    )
+    nbytes = map(UntypedStorage.nbytes, map(Tensor.untyped_storage, tensors))
+    scalars = not any(map(Tensor.dim, tensors))
+    shapes = repeat(()) if scalars else map(_shape, tensors)
+    strides = repeat(None)
+    if not (scalars or all(map(Tensor.is_contiguous, tensors))):
+        strides = map(Tensor.stride, tensors)
+    negative = map(Tensor.is_neg, tensors) if any(map(Tensor.is_neg, tensors)) else repeat(False)
+    offset = repeat(0)
+    if any(map(Tensor.storage_offset, tensors)):
+        offset = map(Tensor.storage_offset, tensors)
+    return map(_dtype, tensors), shapes, strides, negative, offset, nbytes
 
 
 NO_MEMORY = "does not lie in memory"

@@ -31,7 +31,7 @@ from nero.step.route import (
 )
 
 # Parameters whose tensors are asked together: so many that all stay in the cache meanwhile.
-IN_CACHE = 64
+IN_CACHE = 128
 
 # How many neurons were skipped, and the device or, for DTensors, the mesh that they are on.
 Count = tuple[Tensor, Any]
