@@ -92,6 +92,8 @@ def _table(folder: Path | None):
             here = f"{found.name}{stands}\n{found.folder}\ndigest {found.digest}"
         except MissingData:
             here = "no"
+        except (ValueError, OSError) as error:
+            here = f"cannot be read: {error}"
         what = f"{source.title}: {source.what}\nfiles: {source.format}"
         table.add_row(source.name, what, source.licence, here, source.get)
     return table

@@ -44,8 +44,10 @@ def read_batches(files: Iterable[Path]) -> tuple[np.ndarray, np.ndarray]:
             batch = _Arrays(io.BytesIO(file.read_bytes()), encoding="latin1").load()
             images.append(np.asarray(batch["data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
             labels.append(np.asarray(batch["labels"], dtype=np.uint8))
-        except (pickle.UnpicklingError, KeyError, TypeError, EOFError, IndexError) as error:
+        except Exception as error:  # whatever a damaged pickle brings about
             raise ValueError(f"{file} is no CIFAR batch: {error}") from None
+        if len(images[-1]) != len(labels[-1]):
+            raise ValueError(f"{file} has {len(images[-1])} images and {len(labels[-1])} labels")
     return np.concatenate(images), np.concatenate(labels)
 
 

@@ -1,9 +1,11 @@
 """Images and labels in the idx files of MNIST and Fashion-MNIST."""
 
-import gzip
+import math
 from pathlib import Path
 
 import numpy as np
+
+from nero_lab.data.files import read_file
 
 _NAMES = tuple(
     f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
@@ -28,17 +30,21 @@ def read_idx(path: Path) -> np.ndarray:
     """Return the bytes of an idx file, gzipped or not, in the shape that its header states.
 
     Raises:
-        ValueError: it is not such a file, or holds something other than bytes.
+        ValueError: it is not such a file, holds something other than bytes, or is cut short.
     """
-    contents = path.read_bytes()
-    if path.suffix == ".gz":
-        contents = gzip.decompress(contents)
+    contents = read_file(path)
     # The header: two zero bytes, the type (8 is uint8), the number of axes, then their sizes.
     if contents[:3] != b"\0\0\x08":
         raise ValueError(f"{path} is no idx file of bytes")
     axes = contents[3]
-    shape = np.frombuffer(contents, ">u4", count=axes, offset=4).astype(int)
-    return np.frombuffer(contents, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    start = 4 + 4 * axes
+    shape = np.frombuffer(contents[4:start].ljust(4 * axes, b"\0"), ">u4").tolist()
+    if len(contents) != start + math.prod(shape):
+        raise ValueError(
+            f"{path} is cut short or damaged: it has {len(contents)} bytes, and its header makes "
+            f"{start + math.prod(shape)} of them"
+        )
+    return np.frombuffer(contents, np.uint8, offset=start).reshape(shape)
 
 
 def idx_title(files: list[Path]) -> str | None:

@@ -133,7 +133,10 @@ class _Transformed(Dataset):
 
     def __getitem__(self, at: tuple[int, int | None]) -> tuple[torch.Tensor, int]:
         row, seed = at
-        image, label = self.images[row]
+        try:
+            image, label = self.images[row]
+        except (OSError, SyntaxError) as error:  # Pillow raises either of a damaged file
+            raise ValueError(f"{self.images.samples[row][0]} is no image: {error}") from None
         if seed is None:
             return self.centre(image), label
         with torch.random.fork_rng(devices=[]):

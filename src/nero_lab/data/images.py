@@ -24,7 +24,7 @@ def read_images(folder: Path, digest: str) -> tuple[np.ndarray, np.ndarray, np.n
         digest: what `digest_files` has to give for them.
 
     Raises:
-        ValueError: there are no such files, or others than those that were found.
+        ValueError: there are no such files, others than those that were found, or damaged ones.
     """
     if files := idx_files(folder):
         images, labels, test_images, test_labels = map(read_idx, files)
@@ -35,6 +35,12 @@ def read_images(folder: Path, digest: str) -> tuple[np.ndarray, np.ndarray, np.n
     else:
         raise ValueError(f"there are neither idx files nor CIFAR batches in {folder}")
     check_digest(f"the data in {folder}", digest_files(files), digest)
+    for part, x, y in (("training", images, labels), ("test", test_images, test_labels)):
+        if x.ndim != 4 or y.shape != (len(x),):
+            raise ValueError(
+                f"{folder} has {part} images of shape {x.shape} and labels of shape {y.shape}: "
+                "there is to be one label for each image"
+            )
     return images, labels, test_images, test_labels
 
 

@@ -1,7 +1,6 @@
 """Sentences in two languages from parallel text files, one sentence a line."""
 
 import functools
-import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from nero_lab.data.files import read_utf8
 from nero_lab.data.parts import Split, check_digest, digest_files
 
 if TYPE_CHECKING:
@@ -137,8 +137,5 @@ def _both(folder: Path, name: str) -> list[Path] | None:
 
 
 def _lines(path: Path) -> list[str]:
-    contents = path.read_bytes()
-    if path.suffix == ".gz":
-        contents = gzip.decompress(contents)
     # Not splitlines, which also splits at characters that may stand inside a sentence.
-    return contents.decode("utf-8").rstrip("\n").split("\n")
+    return read_utf8(path).rstrip("\n").split("\n")

@@ -5,7 +5,6 @@ to validation and one to the test. The tokens are byte-level pairs (BPE) learned
 """
 
 import functools
-import gzip
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from nero_lab.data.files import read_file
 from nero_lab.data.parts import Parts, Split, check_digest, digest_files
 
 if TYPE_CHECKING:
@@ -80,14 +80,22 @@ def train_tokenizer(folder: Path, digest: str, vocabulary: int) -> "Tokenizer":
 @functools.lru_cache(maxsize=2)
 def _blocks(folder: Path, digest: str) -> tuple[list[str], list[str], list[str]]:
     """Return the blocks of training, validation and test."""
-    files = sorted(path for path in folder.iterdir() if path.name.endswith(TEXT_SUFFIXES))
+    files = text_files(folder)
     check_digest(f"the text in {folder}", digest_files(files), digest)
     return cut_blocks(files)
+
+
+def text_files(folder: Path) -> list[Path]:
+    """Return the texts in a folder, sorted, not those in folders inside it."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in found if path.name.endswith(TEXT_SUFFIXES) and path.is_file()]
 
 
 def cut_blocks(files: Sequence[Path]) -> tuple[list[str], list[str], list[str]]:
     """Return the joined texts cut into blocks: those of training, validation and test."""
     text = "\n\n".join(read_text(path) for path in files)
+    if not text.strip():
+        raise ValueError(f"there is no text in {', '.join(map(str, files))}")
     size = -(-len(text) // _BLOCKS)
     blocks = [text[start : start + size] for start in range(0, len(text), size)]
     train = [block for index, block in enumerate(blocks) if index % 10 < 8]
@@ -96,10 +104,7 @@ def cut_blocks(files: Sequence[Path]) -> tuple[list[str], list[str], list[str]]:
 
 def read_text(path: Path) -> str:
     """Return the text of a file, gzipped or not."""
-    contents = path.read_bytes()
-    if path.suffix == ".gz":
-        contents = gzip.decompress(contents)
-    return contents.decode("utf-8", errors="replace")
+    return read_file(path).decode("utf-8", errors="replace")
 
 
 def _rows(blocks: list[str], tokenizer: "Tokenizer", limit: int, context: int) -> Split:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nero_lab.data.parts import check_digest, digest_files
-from nero_lab.data.text import TEXT_SUFFIXES, cut_blocks, read_text
+from nero_lab.data.text import cut_blocks, read_text, text_files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -47,8 +47,7 @@ def word_files(folder: Path) -> list[Path] | None:
         files = [folder / name for name in names]
         if all(file.is_file() for file in files):
             return files
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [path for path in found if path.name.endswith(TEXT_SUFFIXES)] or None
+    return text_files(folder) or None
 
 
 def word_title(files: Sequence[Path]) -> str | None:
