@@ -8,7 +8,7 @@ from functools import cached_property
 from nero_lab.analysis.scores import Scores
 from nero_lab.experiments.run import Run
 from nero_lab.experiments.task import Metric, Published, Variant
-from nero_lab.optimizers import find_optimizer
+from nero_lab.optimizers import OPTIMIZERS
 from nero_lab.records.store import Record
 from nero_lab.sweeps.comparison import Comparison, FindRun, outcome, selection_split
 from nero_lab.sweeps.selection import best_lr
@@ -225,10 +225,8 @@ def _unplanned(comparison: Comparison, records: Sequence[Record]) -> list[Series
 
 def _free(comparison: Comparison, name: str, records: Sequence[Record]) -> Series:
     run, metric = records[0].run, comparison.task.metric
-    try:
-        spec = find_optimizer(run.optimizer)
-    except (ValueError, ImportError, OSError):
-        spec = None  # a user's own, whose file is not here
+    # Showing a record runs no code: a user's own optimiser is not looked up.
+    spec = OPTIMIZERS.get(run.optimizer)
     by_run = {(record.run.lr, record.run.seed): record for record in records}
     seeds = tuple(sorted({seed for _, seed in by_run}))
     lrs = tuple(sorted({lr for lr, _ in by_run}))
@@ -256,10 +254,10 @@ def _free(comparison: Comparison, name: str, records: Sequence[Record]) -> Serie
 
 def _differing(comparison: Comparison, run: Run) -> str:
     """Return in what a run differs from those of the preset, learning rate and seed apart."""
-    variant = Variant(run.variant, run.variant, run.optimizer, lr_grid=(run.lr,), default_lr=run.lr)
-    try:
+    if run.optimizer in OPTIMIZERS:
+        variant = Variant(run.variant, run.variant, run.optimizer)
         usual = asdict(comparison.run(variant, run.lr, run.seed))
-    except (ValueError, ImportError, OSError):
+    else:
         usual = asdict(run) | {"optimizer_options": {}}
     parts = []
     for key, value in asdict(run).items():

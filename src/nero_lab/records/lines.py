@@ -1,5 +1,6 @@
 """Append-only files of JSON objects, one a line."""
 
+import errno
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ class _Json(Protocol):
 
 R = TypeVar("R", bound=_Json)
 
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
 
 class JsonLines(Generic[R]):
     """Records in one file, a line each, by their id. Later records of the same run win.
@@ -22,8 +25,11 @@ class JsonLines(Generic[R]):
 
     Args:
         path: the file; its folder is made when something is written.
-        parse: a line -> a record, or ValueError, TypeError, KeyError or AttributeError.
+        parse: a line -> a record, or an error that says that the line holds none.
         identify: a record -> the id of its run.
+
+    Raises:
+        OSError: the file cannot be read, or is a folder, a pipe or the like.
     """
 
     def __init__(self, path: Path, parse: Callable[[str], R], identify: Callable[[R], str]) -> None:
@@ -31,10 +37,10 @@ class JsonLines(Generic[R]):
         self.records: dict[str, R] = {}
         self.unreadable = 0
         self._identify = identify
-        for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        for line in filter(None, _contents(path).split(b"\n")):
             try:
-                record = parse(line)
-            except (ValueError, TypeError, KeyError, AttributeError):
+                record = parse(line.decode("utf-8"))
+            except _UNREADABLE:
                 self.unreadable += 1
             else:
                 self.records[identify(record)] = record
@@ -55,6 +61,14 @@ class JsonLines(Generic[R]):
     def _ends_with_newline(file: BinaryIO) -> bool:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
+
+
+def _contents(path: Path) -> bytes:
+    if not path.exists():
+        return b""
+    if not path.is_file():  # reading a pipe would wait for a writer
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path.read_bytes()
 
 
 def finite(value: Any) -> Any:

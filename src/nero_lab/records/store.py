@@ -11,6 +11,7 @@ from typing import Any
 from nero_lab.experiments.run import Result, Run
 from nero_lab.records.environment import commit, environment
 from nero_lab.records.lines import JsonLines, finite
+from nero_lab.records.typed import check_types
 
 CURVE_POINTS = 40
 """The most points of a curve that a record keeps."""
@@ -39,11 +40,18 @@ class Record:
 
     @classmethod
     def from_json(cls, line: str) -> "Record":
-        """Return the record in a line, or raise ValueError, TypeError or KeyError."""
+        """Return the record in a line; one that holds none raises ValueError, TypeError or others.
+
+        What `JsonLines` passes over: see there.
+        """
         fields = json.loads(line)
         run_id = fields.pop("id")
         fields |= {"run": Run(**fields["run"]), "result": Result(**fields["result"])}
         record = cls(**fields)
+        check_types(record)
+        lengths = {len(column) for column in record.result.curves.values()}
+        if len(lengths) > 1:
+            raise ValueError(f"record {run_id} has curves of different lengths: {lengths}")
         if record.run.run_id != run_id:
             raise ValueError(f"record {run_id} holds the configuration of another run")
         return record
