@@ -54,11 +54,26 @@ def _cpu_kernel() -> str:
 
 @functools.cache
 def commit() -> str | None:
-    """Return the checkout's commit, with "-dirty" after it where files differ from it."""
+    """Return the checkout's commit, with "-dirty" after it where files differ from it.
+
+    None where this file is no part of a checkout, also where it is installed inside another one.
+    """
+    here = Path(__file__)
+    if _git("ls-files", "--error-unmatch", here.name) is None:
+        return None
+    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git prints of the repository around this file, None where it fails."""
+    # The repository may be anyone's: of its configuration nothing is run, and no variable that a
+    # hook was started with names another one.
+    plain = ["-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        done = subprocess.run(
+            ["git", *plain, *arguments],
             cwd=Path(__file__).parent,
+            env={name: value for name, value in os.environ.items() if name[:4] != "GIT_"},
             capture_output=True,
             text=True,
             timeout=10,
@@ -66,4 +81,4 @@ def commit() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip() or None
+    return done.stdout.strip()
