@@ -46,8 +46,8 @@ BELOW_OPTAX_STATE = "nero.optax.neurons nero.optax.options nero.optax.geometry"
 LAB_MAY_IMPORT = "nero nero.geometry nero.measures nero.optax nero.integrations"
 """The library's public names."""
 LAB_PACKAGES = (
-    "torch ale_py datasets gymnasium jinja2 lightning_fabric markupsafe matplotlib numpy plotly "
-    "psutil pytorch_optimizer ray rich schedulefree sklearn stable_baselines3 tokenizers "
+    "torch ale_py datasets filelock gymnasium jinja2 lightning_fabric markupsafe matplotlib numpy "
+    "plotly psutil pytorch_optimizer ray rich schedulefree sklearn stable_baselines3 tokenizers "
     "torchmetrics torchvision transformers typer"
 )
 

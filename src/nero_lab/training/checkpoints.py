@@ -5,18 +5,25 @@ It starts with a digest of what follows, so that one that rotted is found out an
 is taken. The last two are kept.
 """
 
+import contextlib
+import errno
+import glob
 import hashlib
 import io
 import os
 import random
 import re
+import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from uuid import uuid4
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 _MAGIC = b"nero checkpoint 1\n"
@@ -26,6 +33,62 @@ _KEPT = 2
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written or fits no run; the message says what is left."""
+
+
+class BusyRun(CheckpointError):
+    """Another process trains the run in the same place."""
+
+
+@contextmanager
+def only_process(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Keep other processes from the run whose checkpoints are in a folder; all have to ask.
+
+    The death of this process ends it too.
+
+    Args:
+        folder: of the run's checkpoints.
+        wait: seconds to wait for another process.
+
+    Raises:
+        BusyRun: another process has the run.
+        CheckpointError: the folder cannot be written to.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{folder}.lock", timeout=wait)
+        lock.acquire()
+    except Timeout:
+        raise BusyRun(
+            f"another process trains this run, with checkpoints in {folder}: wait for its end, or "
+            "choose another directory with --out"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(_cannot_keep(folder, error)) from error
+    try:
+        yield
+    finally:
+        # First removed: filelock gives nobody a lock on a file that is not there any more.
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)
+        lock.release()
+
+
+def _cannot_keep(folder: Path, error: OSError) -> str:
+    return (
+        f"cannot keep checkpoints in {folder}: {error.strerror or error}; "
+        "choose another directory with --out"
+    )
+
+
+def _unfinished(path: Path) -> Path:
+    """Return a name for a file that is being written, which no other process takes."""
+    return path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp")
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove what processes that were killed have left of a file's earlier versions."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.????????.tmp"):
+        left.unlink(missing_ok=True)
 
 
 class _Hashing(io.RawIOBase):
@@ -68,9 +131,10 @@ def save_weights(model: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: it could not be written.
     """
-    unfinished = path.with_suffix(".tmp")
+    unfinished = _unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(path)
         with unfinished.open("wb") as file:
             _save(model.state_dict(), file)
             file.flush()
@@ -79,9 +143,10 @@ def save_weights(model: nn.Module, path: Path) -> None:
     except OSError as error:
         if unfinished.parent.is_dir():
             unfinished.unlink(missing_ok=True)
+        then = "Make room and give" if _is_full(error) else "Give"
         raise CheckpointError(
             f"cannot write the weights {path}: {error.strerror or error}; the checkpoint of the "
-            "end stays. Make room and give the same command again"
+            f"end stays. {then} the same command again"
         ) from error
 
 
@@ -112,23 +177,19 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        probe = folder / f"probe-{os.getpid()}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"")
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=folder):
+                pass
         except OSError as error:
-            raise CheckpointError(
-                f"cannot keep checkpoints in {folder}: {error.strerror or error}; "
-                "choose another directory with --out"
-            ) from error
+            raise CheckpointError(_cannot_keep(folder, error)) from error
 
     def files(self) -> list[Path]:
         """Return the checkpoints, the newest first."""
         named = {
             int(match[1]): path
             for path in self.folder.glob("step-*.pt")
-            if (match := re.fullmatch(r"step-(\d+)\.pt", path.name))
+            if (match := re.fullmatch(r"step-(\d+)\.pt", path.name)) and path.is_file()
         }
         return [named[step] for step in sorted(named, reverse=True)]
 
@@ -143,7 +204,7 @@ class Checkpoints:
             CheckpointError: it could not be written; those before it are as they were.
         """
         path = self.folder / f"step-{step}.pt"
-        unfinished = path.with_suffix(".tmp")
+        unfinished = _unfinished(path)
         try:
             self._write(unfinished, state)
             unfinished.replace(path)
@@ -152,7 +213,9 @@ class Checkpoints:
             unfinished.unlink(missing_ok=True)
             raise CheckpointError(self._lost(path, error)) from error
         for old in self.files()[_KEPT:]:
-            old.unlink()
+            old.unlink(missing_ok=True)
+        for left in self.folder.glob("*.tmp"):
+            left.unlink(missing_ok=True)
         return path
 
     def _write(self, path: Path, state: Mapping[str, Any]) -> None:
@@ -175,9 +238,10 @@ class Checkpoints:
     def _lost(self, path: Path, error: OSError) -> str:
         left = self.files()
         kept = f"the last good one is {left[0]}" if left else "there is none from before"
+        then = "Make room, or choose" if _is_full(error) else "Choose"
         return (
             f"cannot write the checkpoint {path}: {error.strerror or error}; {kept}. "
-            "Make room, or choose another directory with --out, and give the same command again"
+            f"{then} another directory with --out, and give the same command again"
         )
 
     def load(self) -> dict[str, Any] | None:
@@ -186,12 +250,8 @@ class Checkpoints:
         Warns of those that are not.
         """
         for path in self.files():
-            contents = path.read_bytes()
-            start = len(_MAGIC) + _DIGEST_SIZE
-            wanted = contents[len(_MAGIC) : start]
-            payload = memoryview(contents)[start:]
-            if contents.startswith(_MAGIC) and hashlib.sha256(payload).digest() == wanted:
-                return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+            with contextlib.suppress(_Damaged):
+                return _read(path)
             warnings.warn(f"{path} is damaged and passed over", stacklevel=2)
         return None
 
@@ -199,8 +259,51 @@ class Checkpoints:
         """Remove all of them, and the folder."""
         for path in [*self.files(), *self.folder.glob("*.tmp")]:
             path.unlink(missing_ok=True)
-        if not any(self.folder.iterdir()):
+        with contextlib.suppress(OSError):  # it holds something else
             self.folder.rmdir()
+
+
+class _Damaged(Exception):
+    """A checkpoint is not what was written."""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    contents = path.read_bytes()
+    start = len(_MAGIC) + _DIGEST_SIZE
+    payload = memoryview(contents)[start:]
+    digest = contents[len(_MAGIC) : start]
+    if not contents.startswith(_MAGIC) or hashlib.sha256(payload).digest() != digest:
+        raise _Damaged
+    try:
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception:  # made by somebody else: it holds no state, or code
+        raise _Damaged from None
+    if not isinstance(state, dict):
+        raise _Damaged
+    return state
+
+
+@contextmanager
+def restoring(folder: Path | None) -> Iterator[None]:
+    """Name the folder of a checkpoint that holds something else than the run's state.
+
+    Raises:
+        CheckpointError: what is done with the checkpoint raised an error.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder} holds a checkpoint that does not fit the run "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): remove it, or give "
+            "--fresh"
+        ) from error
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def rng_state() -> dict[str, Any]:

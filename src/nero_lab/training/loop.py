@@ -22,6 +22,7 @@ from nero_lab.optimizers import find_optimizer
 from nero_lab.training.checkpoints import (
     CheckpointError,
     Checkpoints,
+    restoring,
     rng_state,
     save_weights,
     set_rng_state,
@@ -325,8 +326,11 @@ class Loop:
         saved = None if self.checkpoints is None else self.checkpoints.load()
         # All have read before one of them writes.
         self.fabric.barrier()
-        if saved is None:
-            return
+        if saved is not None:
+            with restoring(self.context.checkpoints):
+                self._restore(saved)
+
+    def _restore(self, saved: dict[str, Any]) -> None:
         if saved.pop("run_id") != self.run.run_id:
             raise CheckpointError(f"{self.context.checkpoints} belongs to another run")
         self.raw_model.load_state_dict(saved.pop("model"))

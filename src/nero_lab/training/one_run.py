@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from nero_lab.data.parts import MissingData
 from nero_lab.experiments.run import Result, Run, find_variant, plan_run, variant_spec
 from nero_lab.experiments.task import Task
 from nero_lab.records.store import Record, Records
-from nero_lab.training.checkpoints import CheckpointError, Checkpoints
+from nero_lab.training.checkpoints import CheckpointError, Checkpoints, only_process
 from nero_lab.training.context import INTERRUPTED, Context, Progress, Stopped, stop_on_signals
 from nero_lab.training.loop import train_run
 
@@ -71,8 +72,8 @@ def train_one(task: Task, wanted: Wanted, console: Console) -> int:
     """
     stop = threading.Event()
     try:
-        with stop_on_signals(stop, (signal.SIGTERM, signal.SIGINT)) as came:
-            return _train(task, wanted, console, stop, came)
+        with stop_on_signals(stop, (signal.SIGTERM, signal.SIGINT)) as came, ExitStack() as held:
+            return _train(task, wanted, console, stop, came, held)
     except (MissingData, ValueError, CheckpointError, OSError) as error:
         console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
         return 1
@@ -82,12 +83,19 @@ def train_one(task: Task, wanted: Wanted, console: Console) -> int:
 
 
 def _train(
-    task: Task, wanted: Wanted, console: Console, stop: threading.Event, came: list[int]
+    task: Task,
+    wanted: Wanted,
+    console: Console,
+    stop: threading.Event,
+    came: list[int],
+    held: ExitStack,
 ) -> int:
     _set_threads(wanted)
     run, found = plan(task, wanted)
-    records = Records(wanted.out)
     checkpoints = wanted.out / "checkpoints" / run.run_id
+    if is_first_process():
+        held.enter_context(only_process(checkpoints))
+    records = Records(wanted.out)
     weights = wanted.out / "weights" / f"{run.run_id}.pt"
     record = records.get(run)
     if record is not None and not wanted.fresh:

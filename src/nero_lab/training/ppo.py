@@ -24,6 +24,7 @@ from nero_lab.training.atari import make_games
 from nero_lab.training.checkpoints import (
     CheckpointError,
     Checkpoints,
+    restoring,
     rng_state,
     set_rng_state,
     weights_digest,
@@ -276,6 +277,11 @@ class PPORun:
         saved = None if self.checkpoints is None else self.checkpoints.load()
         if saved is None:
             return False
+        with restoring(self.context.checkpoints):
+            self._restore(saved)
+        return True
+
+    def _restore(self, saved: dict[str, Any]) -> None:
         if saved["run_id"] != self.run.run_id:
             raise CheckpointError(f"{self.context.checkpoints} belongs to another run")
         ppo = self.ppo
@@ -287,4 +293,3 @@ class PPORun:
         self.epoch, self.curves = saved["epoch"], saved["curves"]
         self.seconds = saved["seconds"]
         set_rng_state(saved["rng"])
-        return True

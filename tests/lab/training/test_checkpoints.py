@@ -1,9 +1,12 @@
 """A checkpoint is whole or not there."""
 
 import errno
+import hashlib
+import io
 import os
 import random
 import resource
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +16,10 @@ from torch import nn
 
 from nero_lab.training import checkpoints as module
 from nero_lab.training.checkpoints import (
+    BusyRun,
     CheckpointError,
     Checkpoints,
+    only_process,
     rng_state,
     save_weights,
     set_rng_state,
@@ -75,6 +80,12 @@ def test_a_full_disk_leaves_the_last_good_one(kept: Checkpoints, monkeypatch):
     assert names(kept) == ["step-1.pt"]
 
 
+def test_a_folder_that_went_is_not_a_full_disk(kept: Checkpoints):
+    kept.folder.rmdir()
+    with pytest.raises(CheckpointError, match=r"No such file.*none from before\. Choose another"):
+        kept.save(state(1), 1)
+
+
 def test_a_limit_on_file_size_is_met_as_a_full_disk_is(kept: Checkpoints):
     kept.save(state(1), 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -108,6 +119,113 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"cannot keep checkpoints in .*file/run.*--out"):
         Checkpoints(tmp_path / "file" / "run")
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [Evil(), [1, 2], {"a": Evil()}, b"no pickle"],
+    ids=["code", "list", "inside", "bytes"],
+)
+def test_one_that_somebody_else_made_is_passed_over(
+    kept: Checkpoints, tmp_path: Path, monkeypatch, contents
+):
+    monkeypatch.chdir(tmp_path)
+    kept.save(state(1), 1)
+    buffer = io.BytesIO()
+    torch.save(contents, buffer)
+    payload = contents if isinstance(contents, bytes) else buffer.getvalue()
+    digest = hashlib.sha256(payload).digest()
+    (kept.folder / "step-2.pt").write_bytes(module._MAGIC + digest + payload)
+    with pytest.warns(UserWarning, match=r"step-2\.pt is damaged") as caught:
+        loaded = kept.load()
+    assert loaded is not None
+    assert loaded["step"] == 1
+    assert "weights_only" not in str(caught[0].message)
+    assert not Path("ran").exists()
+
+
+def test_what_is_no_file_is_no_checkpoint(kept: Checkpoints):
+    kept.save(state(1), 1)
+    os.mkfifo(kept.folder / "step-2.pt")
+    (kept.folder / "step-3.pt").mkdir()
+    loaded = kept.load()
+    assert loaded is not None
+    assert loaded["step"] == 1
+
+
+def test_a_file_that_is_being_written_has_a_name_of_its_own(kept: Checkpoints, tmp_path: Path):
+    """What another process writes meanwhile stays whole: none opens the file of another."""
+    seen: list[Path] = []
+    write = kept._write
+
+    def two_at_once(path: Path, contents) -> None:
+        seen.append(path)
+        if len(seen) == 1:
+            kept.save(state(2), 2)
+        write(path, contents)
+
+    kept._write = two_at_once
+    kept.save(state(2), 2)
+    assert len(set(seen)) == 2
+    assert names(kept) == ["step-2.pt"]
+    assert kept.load() is not None
+
+
+def test_what_killed_processes_left_goes_with_the_next_one(kept: Checkpoints, tmp_path: Path):
+    (kept.folder / "step-1.pt.01234567.tmp").write_text("half")
+    kept.save(state(2), 2)
+    assert names(kept) == ["step-2.pt"]
+    weights = tmp_path / "a.pt"
+    for left in ("a.pt.01234567.tmp", "b.pt.01234567.tmp"):
+        (tmp_path / left).write_text("half")
+    save_weights(nn.Linear(2, 2), weights)
+    assert [path.name for path in tmp_path.glob("*.tmp")] == ["b.pt.01234567.tmp"]
+
+
+def test_a_run_belongs_to_one_process_at_a_time(tmp_path: Path):
+    folder = tmp_path / "checkpoints" / "run"
+    with only_process(folder):
+        with pytest.raises(BusyRun, match="another process trains this run"), only_process(folder):
+            pass
+        with only_process(folder.with_name("other")):
+            pass
+    with only_process(folder):
+        pass
+    assert not list(folder.parent.iterdir())
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(CheckpointError, match=r"cannot keep checkpoints in .*file/in/run.*--out"),
+        only_process(tmp_path / "file" / "in" / "run"),
+    ):
+        pass
+
+
+def test_who_waited_for_a_run_has_it_alone(tmp_path: Path):
+    folder, has_it, end = tmp_path / "run", threading.Event(), threading.Event()
+
+    def wait_for_it() -> None:
+        with only_process(folder, wait=600):
+            has_it.set()
+            end.wait()
+
+    waiting = threading.Thread(target=wait_for_it)
+    with only_process(folder):
+        waiting.start()
+        assert not has_it.wait(0.2)
+    has_it.wait()
+    try:
+        with pytest.raises(BusyRun), only_process(folder):
+            pass
+    finally:
+        end.set()
+        waiting.join()
+    with only_process(folder):
+        pass
 
 
 def test_clear_leaves_nothing(kept: Checkpoints):
