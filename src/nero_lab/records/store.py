@@ -104,6 +104,10 @@ class Records:
         matching = [record for record in self.of_task(run.task) if record.run.plan_id == plan_id]
         return matching[-1] if matching else None
 
+    def reread(self, task: str) -> None:
+        """Read the file of a task anew, for what other processes have added to it."""
+        self._files.pop(task, None)
+
     def forget(self, run: Run) -> None:
         """Count a run as not recorded; its line stays in the file."""
         self._file(run.task).records.pop(run.run_id, None)

@@ -6,6 +6,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from nero_lab.plugins.extras import how_to_install
 from nero_lab.sweeps.jobs import Event, Job, Work
+from nero_lab.training.checkpoints import BusyRun
 from nero_lab.training.context import Progress
 
 _WAIT_SECONDS = 0.5
@@ -59,9 +60,14 @@ class FuturesPool:
 
 
 def do_job(job: Job, work: Work, report: Callable[[Progress], None]) -> Event:
-    """Return that a job finished or failed. What failed is text: not every error can be pickled."""
+    """Return that a job finished, failed or is busy.
+
+    What failed is text: not every error can be pickled.
+    """
     try:
         return Event("finished", job, result=work(job, report))
+    except BusyRun:
+        return Event("busy", job)
     except ModuleNotFoundError as error:
         return Event("failed", job, error=how_to_install(error) or str(error))
     except Exception as error:

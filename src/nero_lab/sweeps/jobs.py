@@ -1,12 +1,14 @@
 """Many runs: what is due is trained by a pool of workers, and recorded as it finishes.
 
 A worker may die at any moment, killed for want of memory perhaps. Its run then goes to another one,
-twice at most; the runs of the others are not touched.
+twice at most; the runs of the others are not touched. What another process trains in the same place
+comes later: by then it is recorded, or free.
 """
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -14,9 +16,10 @@ from nero_lab.data.found import FoundData
 from nero_lab.experiments.run import Result, Run
 from nero_lab.records.store import Record, Records
 from nero_lab.tasks.table import load_task
-from nero_lab.training.checkpoints import Checkpoints
+from nero_lab.training.checkpoints import Checkpoints, only_process
 from nero_lab.training.context import Context, Progress
 
+_BUSY_SECONDS = 1.0
 RETRIES = 2
 """How often a run is tried again whose worker died."""
 
@@ -37,15 +40,17 @@ class Job:
     """file of the weights that it starts from"""
     accelerator: str = "auto"
     stand_in_for: str | None = None
+    records: Path | None = None
+    """the folder of records, to which another process may have added the run"""
 
 
 @dataclass(frozen=True)
 class Event:
     """What happened to a job."""
 
-    kind: Literal["started", "moved", "finished", "failed", "died", "recorded"]
-    """"died": its worker did, it may be submitted again; "failed": it raised an error;
-    "recorded": it was finished, and its record is on the disk"""
+    kind: Literal["started", "moved", "finished", "busy", "failed", "died", "recorded"]
+    """"busy": another process trains it; "died": its worker did; both may be submitted again;
+    "failed": it raised an error; "recorded": it was finished, and its record is on the disk"""
     job: Job
     progress: Progress | None = None
     result: Result | None = None
@@ -76,7 +81,11 @@ def default_jobs() -> int:
 
 
 def train_job(job: Job, report: Callable[[Progress], None]) -> Result:
-    """Train the run of a job in this process, in one thread."""
+    """Train the run of a job in this process, in one thread.
+
+    Raises:
+        BusyRun: another process trains it.
+    """
     from nero_lab.training.devices import limit_to_one_thread
     from nero_lab.training.loop import train_run
 
@@ -89,7 +98,18 @@ def train_job(job: Job, report: Callable[[Progress], None]) -> Result:
         accelerator=job.accelerator,
         on_progress=report,
     )
-    return train_run(load_task(job.task), job.run, context)
+    with nullcontext() if job.checkpoints is None else only_process(job.checkpoints, _BUSY_SECONDS):
+        if (known := _recorded_meanwhile(job)) is not None:
+            return known
+        return train_run(load_task(job.task), job.run, context)
+
+
+def _recorded_meanwhile(job: Job) -> Result | None:
+    """Return the result that another process has recorded, None where there is none."""
+    if job.records is None or not (job.weights is None or job.weights.exists()):
+        return None
+    record = Records(job.records).get(job.run)
+    return None if record is None else record.result
 
 
 @dataclass
@@ -169,6 +189,7 @@ def run_jobs(
             job = maker.make(run)
             known = job.run.run_id in pending or job.run.run_id in deaths
             if not known and records.get(job.run) is None:
+                job = replace(job, records=records.folder)
                 pending[job.run.run_id], deaths[job.run.run_id] = job, 0
                 pool.submit(job)
 
@@ -187,6 +208,8 @@ def run_jobs(
                 case "died" if deaths[run_id] < RETRIES:
                     deaths[run_id] += 1
                     pool.submit(event.job)
+                case "busy":
+                    pool.submit(event.job)
                 case "died" | "failed":
                     del pending[run_id]
                     lost.append(event)
@@ -194,6 +217,8 @@ def run_jobs(
 
 
 def _record(records: Records, job: Job, result: Result) -> None:
-    records.append(Record(job.run, result, data_stands_in_for=job.stand_in_for))
+    records.reread(job.run.task)
+    if records.get(job.run) is None:
+        records.append(Record(job.run, result, data_stands_in_for=job.stand_in_for))
     if job.checkpoints is not None and job.checkpoints.exists():
         Checkpoints(job.checkpoints).clear()

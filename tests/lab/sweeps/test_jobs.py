@@ -19,11 +19,20 @@ from lab.fake_runs import (
     own_pool,
 )
 from nero_lab.data.found import FoundData
-from nero_lab.experiments.run import Run, plan_run
-from nero_lab.records.store import Records
-from nero_lab.sweeps.jobs import RETRIES, Event, Job, JobMaker, run_jobs
+from nero_lab.experiments.run import Result, Run, plan_run
+from nero_lab.records.store import Record, Records
+from nero_lab.sweeps.futures_pool import do_job
+from nero_lab.sweeps.jobs import (
+    RETRIES,
+    Event,
+    Job,
+    JobMaker,
+    _recorded_meanwhile,
+    run_jobs,
+)
 from nero_lab.sweeps.local_pool import LocalPool, local_pool
 from nero_lab.tasks.table import load_task
+from nero_lab.training.checkpoints import only_process
 
 
 @dataclass
@@ -138,6 +147,40 @@ def test_an_error_of_a_run_is_not_tried_again_and_the_others_go_on(runs, records
     assert event.error == "ZeroDivisionError: no"
     assert len(pool.submitted) == len(runs)
     assert recorded(records) == expected(runs[1:], maker)
+
+
+def test_two_sweeps_in_one_folder_train_each_run_once(runs, records, maker):
+    """The other one has two runs in hand: it records one of them, and is killed at the other."""
+    trained = []
+
+    def train(job: Job, report: object) -> Result:
+        assert job.checkpoints is not None
+        with only_process(job.checkpoints):
+            if (known := _recorded_meanwhile(job)) is not None:
+                return known
+            trained.append(job.run.run_id)
+            return made_up(job.run)
+
+    recorded_there, left_there = (maker.make(run) for run in runs[:2])
+    others = [only_process(job.checkpoints) for job in (recorded_there, left_there)]
+    for other in others:
+        other.__enter__()
+    pool = ThisProcess(lambda job: do_job(job, train, lambda progress: None))
+    seen = []
+
+    def on_event(event: Event) -> None:
+        seen.append(event.kind)
+        if seen.count("busy") == 3 and others:
+            elsewhere = Records(records.folder)
+            elsewhere.append(Record(recorded_there.run, made_up(recorded_there.run)))
+            while others:
+                others.pop().__exit__(None, None, None)
+
+    assert run_jobs(lambda: runs, records, pool, maker, on_event) == []
+    assert sorted(trained) == sorted(maker.make(run).run.run_id for run in runs[1:])
+    assert recorded(records) == expected(runs, maker)
+    lines = (records.folder / "deep-mlp.jsonl").read_text().splitlines()
+    assert len(lines) == len(runs)
 
 
 def test_ctrl_c_keeps_what_is_finished(runs, records, maker):

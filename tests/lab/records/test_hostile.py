@@ -203,7 +203,7 @@ def test_what_is_no_file_is_an_error_that_names_it(tmp_path: Path, make):
 
 
 def test_the_fields_of_every_committed_record_fit():
-    results = Path(__file__).parents[2] / "results" / "cpu"
+    results = Path(__file__).parents[3] / "results" / "cpu"
     records = Records(results)
     for file in results.glob("*.jsonl"):
         found = records.of_task(file.stem)
