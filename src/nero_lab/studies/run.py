@@ -86,7 +86,7 @@ def run_study(
     for name in tasks if fresh else ():
         if kept := records.set_aside(name):
             console.print(f"Set aside: {kept}", soft_wrap=True, highlight=False, markup=False)
-    _report_other_versions(records, tasks, console)
+    _report_records(records, tasks, console)
     folders = {} if data is None else dict.fromkeys(tasks, data)
     maker = JobMaker(out, folders, starts=study.starts)
     code = train_comparisons(study.comparisons, records, maker, pool, console)
@@ -102,8 +102,8 @@ def run_study(
     return code
 
 
-def _report_other_versions(records: Records, tasks: Sequence[str], console: Console) -> None:
-    """Say where records were made by another version of the library than the one that is here."""
+def _report_records(records: Records, tasks: Sequence[str], console: Console) -> None:
+    """Print how many records are of another version of the library, and how many are unreadable."""
     here = environment()["nero"]
     older = sum(
         record.environment.get("nero") != here for name in tasks for record in records.of_task(name)
@@ -114,3 +114,5 @@ def _report_other_versions(records: Records, tasks: Sequence[str], console: Cons
             "everything again.",
             highlight=False,
         )
+    for path, lines in records.unreadable():
+        console.print(f"{lines} unreadable lines in {path} are passed over.", markup=False)

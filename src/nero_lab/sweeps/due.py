@@ -38,18 +38,22 @@ def train_comparisons(
         console.print(str(each), highlight=False, soft_wrap=True)
     if len(ordered) > 1:
         console.print(total(ordered), highlight=False)
+    _match_weights(Due(there, records, maker)(), records, maker)
     due = Due([each.comparison for each in ordered], records, maker)
     tasks = {each.task.name: each.task for each in there}
-    _start_anew(due, records, maker)
     code = train_missing_runs(due, records, tasks, maker, pool, console)
     return code or int(len(there) < len(comparisons))
 
 
-def _start_anew(due: "Due", records: Records, maker: JobMaker) -> None:
-    """Count a run as not done whose weights others start from, where these are gone."""
-    for run in due():
-        if run.plan_id in maker.starts and not maker.weights(run.plan_id).exists():
-            records.forget(run)
+def _match_weights(runs: Sequence[Run], records: Records, maker: JobMaker) -> None:
+    """Leave of each run that others start from both its record and its weights, or neither."""
+    for run in runs:
+        if run.plan_id in maker.starts:
+            if records.get(run) is None:
+                # Those of the same run on other data, or of one that was set aside.
+                maker.weights(run.plan_id).unlink(missing_ok=True)
+            elif not maker.weights(run.plan_id).exists():
+                records.forget(run)
 
 
 def _has_data(comparison: Comparison, maker: JobMaker, console: Console) -> bool:

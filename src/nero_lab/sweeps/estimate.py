@@ -22,7 +22,8 @@ class Remaining:
 
     def __str__(self) -> str:
         """Return it in words."""
-        name = self.comparison.task.name
+        name, title = self.comparison.task.name, self.comparison.preset.title
+        name += f", {title}" if title else ""
         if not self.runs:
             return f"{name}: all {self.recorded} runs are recorded"
         time = "time not known yet" if self.seconds is None else f"about {minutes(self.seconds)}"

@@ -63,6 +63,13 @@ class InThisProcess:
         yield self
 
 
+class Interrupted(InThisProcess):
+    """One that is interrupted before it trains anything."""
+
+    def wait(self) -> list[Event]:
+        raise KeyboardInterrupt
+
+
 def command(name: str, data: Path, out: Path) -> list[str]:
     return ["study", name, "--quick", "--jobs", "1", "--data", str(data), "--out", str(out)]
 
@@ -251,6 +258,16 @@ def test_a_quick_study_from_end_to_end_and_again(trained, name: str, data: Path)
     assert again.exit_code == 0, again.output
     assert "runs are recorded already" in again.output
     assert records == {task: (out / f"{task}.jsonl").read_bytes() for task in tasks}
+
+
+def test_weights_without_a_record_are_not_started_from(data: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "weights").mkdir()
+    for plan_id in finetune_study(quick=True).starts:
+        (tmp_path / "weights" / f"{plan_id}.pt").write_bytes(b"of other data")
+    pool = Interrupted()
+    monkeypatch.setattr(grid, "open_pool", lambda *_: pool.open)
+    assert CliRunner().invoke(app, command("finetune", data, tmp_path)).exit_code == 130
+    assert {job.run.preset for job in pool.queue} == {"source"}
 
 
 def test_lost_weights_are_trained_again(trained, data: Path, monkeypatch):
