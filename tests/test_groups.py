@@ -74,6 +74,17 @@ def test_a_late_group_of_a_finetuned_model_keeps_its_weights(named: bool):
     assert not torch.equal(late[0].weight, trained()[0].weight)
 
 
+def test_a_late_backbone_keeps_its_weights_where_the_head_came_alone():
+    model = trained()
+    model[0].requires_grad_(False)
+    optimizer = Nero(param_groups(model, preset="finetune", head="2"))
+    model[0].requires_grad_(True)
+    before = bits(model.state_dict())
+    optimizer.add_param_group({"params": model[0].parameters()})
+    assert bits(model.state_dict()) == before
+    assert optimizer.param_groups[-1]["radius"] == "initial"
+
+
 def test_a_late_group_takes_the_defaults_where_others_are_projected():
     model, (late, told) = trained(), weights_like((3, 4), (3, 4))
     optimizer = Nero([{"params": model[0].parameters()}, {"params": model[2].weight, "radius": 3}])

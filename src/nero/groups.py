@@ -49,7 +49,17 @@ OPTIONS = (
 )
 # What frameworks and schedulers of learning rates keep in groups, and what param_groups adds.
 FOREIGN_KEYS = (
-    *("params", "param_names", "role", "name", "names", "group_name", "layer", "layer_id"),
+    *(
+        "params",
+        "param_names",
+        "role",
+        "preset",
+        "name",
+        "names",
+        "group_name",
+        "layer",
+        "layer_id",
+    ),
     *("initial_lr", "base_lr", "max_lr", "min_lr", "swa_lr", "lr_scale", "lr_mult"),
     *("max_momentum", "base_momentum", "weight_decay"),
 )
@@ -120,14 +130,18 @@ def check_weight_decay(weight_decay: Any) -> None:
 def inherited_constraint(groups: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """`center` and `radius` of a group that gives neither, beside these groups.
 
-    Where neurons keep their initial norms in one of them and are projected in none, the model is a
-    trained one, and so are weights that come later. Else the group takes the defaults.
+    Where the others are of the preset "finetune", or some keep their initial norms and none is
+    projected, the model is a trained one, and so are weights that come later. Else the group takes
+    the defaults.
     """
+    groups = list(groups)
     of_neurons = [group for group in groups if any(p.ndim > 1 for p in group["params"])]
     kept = [group for group in of_neurons if group["radius"] == "initial"]
-    if not kept or any(group["radius"] not in (None, "initial") for group in of_neurons):
-        return {}
-    return {name: kept[0][name] for name in ("center", "radius")}
+    if kept and all(group["radius"] in (None, "initial") for group in of_neurons):
+        return {name: kept[0][name] for name in ("center", "radius")}
+    if any(group.get("preset") == "finetune" for group in groups):
+        return {"center": False, "radius": "initial"}
+    return {}
 
 
 def name_alike(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

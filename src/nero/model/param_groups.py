@@ -82,8 +82,8 @@ def param_groups(
             `torch.distributed.optim.ZeroRedundancyOptimizer` want. Default True.
 
     Returns:
-        Groups of (name, tensor) pairs under "params", with "neuron_axes", "center", "radius" and
-        "role", and what the overrides add.
+        Groups of (name, tensor) pairs under "params", with "neuron_axes", "center", "radius",
+        "role" and "preset", and what the overrides add.
 
     Raises:
         ValueError: a parameter with two or more axes whose owner is not known (the message has
@@ -119,7 +119,8 @@ def param_groups(
         axes, options = each.layout.neuron_axes, each.options
         key = (each.role, axes, options["center"], options["radius"], each.overrides)
         group = groups.setdefault(
-            key, {"params": [], "role": each.role, "neuron_axes": axes, **options}
+            key,
+            {"params": [], "preset": preset, "role": each.role, "neuron_axes": axes, **options},
         )
         group["params"].append((each.names[0], each.parameter) if names else each.parameter)
     return list(groups.values())
