@@ -38,7 +38,7 @@ Finish = Callable[[], Any]
 """what a loop calls after backward()"""
 
 
-class Stepper(NamedTuple):
+class Ways(NamedTuple):
     """An optimiser: how it steps all parameters at once, and each in the backward pass."""
 
     label: str
@@ -100,21 +100,23 @@ def _nero_in_backward(model: nn.Module) -> Finish:
     return _at_once(optimizer)
 
 
-STEPPERS: Mapping[str, Stepper] = {
-    "adamw": Stepper("AdamW fused", lambda m: _at_once(_adamw(m.parameters())), _by_recipe(_adamw)),
-    "sgd": Stepper("SGD fused", lambda m: _at_once(_sgd(m.parameters())), _by_recipe(_sgd)),
-    "nero": Stepper("Nero", _nero, _nero_in_backward),
+OPTIMIZERS: Mapping[str, Ways] = {
+    "adamw": Ways("AdamW fused", lambda m: _at_once(_adamw(m.parameters())), _by_recipe(_adamw)),
+    "sgd": Ways("SGD fused", lambda m: _at_once(_sgd(m.parameters())), _by_recipe(_sgd)),
+    "nero": Ways("Nero", _nero, _nero_in_backward),
 }
 
 
-def train(stepper: str, in_backward: bool, quick: bool) -> int:
+def train(optimizer: str, in_backward: bool, quick: bool) -> int:
     """Train a model a few steps; returns its number of parameters."""
     from nero_lab.models.gpt import SmallGPT
 
     torch.manual_seed(0)
     depth, width, context, vocabulary = QUICK if quick else FULL
     model = SmallGPT(vocabulary, context, depth, width, heads=width // 64)
-    finish = (STEPPERS[stepper].in_backward if in_backward else STEPPERS[stepper].ordinary)(model)
+    finish = (OPTIMIZERS[optimizer].in_backward if in_backward else OPTIMIZERS[optimizer].ordinary)(
+        model
+    )
     text = torch.randint(vocabulary, (1, context + 1))
     for _ in range(STEPS):
         scores: Tensor = model(text[:, :-1])
@@ -123,18 +125,18 @@ def train(stepper: str, in_backward: bool, quick: bool) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def train_and_report(stepper: str, in_backward: bool, quick: bool) -> None:
+def train_and_report(optimizer: str, in_backward: bool, quick: bool) -> None:
     """Train and print the memory; what the child process does."""
-    train(stepper, in_backward, quick=True)  # so that what this imports is there before
+    train(optimizer, in_backward, quick=True)  # so that what this imports is there before
     gc.collect()
     before = memory.reset_peak()
-    parameters = train(stepper, in_backward, quick)
+    parameters = train(optimizer, in_backward, quick)
     print(json.dumps([parameters, before, memory.peak_resident()]))
 
 
-def measure(stepper: str, in_backward: bool, quick: bool) -> Peak:
+def measure(optimizer: str, in_backward: bool, quick: bool) -> Peak:
     """Return the memory of a process of its own that trains."""
-    arguments = json.dumps({"stepper": stepper, "in_backward": in_backward, "quick": quick})
+    arguments = json.dumps({"optimizer": optimizer, "in_backward": in_backward, "quick": quick})
     command = [sys.executable, "-m", "nero_lab.bench.backward_memory", "--child", arguments]
     child = subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=CHILD_SECONDS
@@ -151,9 +153,9 @@ def markdown(peaks: Mapping[tuple[str, bool], Peak], quick: bool) -> Iterator[st
         yield from ("It was a quick run, of a tiny model: **its figures mean nothing**.", "")
     yield "| optimiser | step | peak of training | above the weights | bytes a parameter |"
     yield "| --- | --- | --- | --- | --- |"
-    for (stepper, in_backward), found in peaks.items():
+    for (optimizer, in_backward), found in peaks.items():
         cells = (
-            STEPPERS[stepper].label,
+            OPTIMIZERS[optimizer].label,
             "in backward" if in_backward else "ordinary",
             bytes_text(found.training),
             bytes_text(found.training - 4 * found.parameters),
@@ -207,7 +209,7 @@ def main(
         train_and_report(**json.loads(child))
         return
     console = Console()
-    todo = [(stepper, in_backward) for stepper in STEPPERS for in_backward in (False, True)]
+    todo = [(optimizer, in_backward) for optimizer in OPTIMIZERS for in_backward in (False, True)]
     try:
         peaks = {
             one: measure(*one, quick)

@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nero_lab.bench import backward_memory
-from nero_lab.bench.backward_memory import BEGIN, END, STEPPERS, Peak
+from nero_lab.bench.backward_memory import BEGIN, END, OPTIMIZERS, Peak
 
 
 @pytest.fixture
@@ -23,10 +23,10 @@ def test_a_process_of_its_own_tells_its_peak():
     assert found.parameters > 100_000
 
 
-@pytest.mark.parametrize("stepper", STEPPERS)
-def test_both_ways_train_the_same_model_alike(stepper: str):
-    assert backward_memory.train(stepper, False, quick=True) == backward_memory.train(
-        stepper, True, quick=True
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_both_ways_train_the_same_model_alike(optimizer: str):
+    assert backward_memory.train(optimizer, False, quick=True) == backward_memory.train(
+        optimizer, True, quick=True
     )
 
 
