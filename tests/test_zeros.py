@@ -138,6 +138,18 @@ def test_a_gain_that_starts_small_moves_as_one_that_starts_at_zero(start: float)
     assert optimizer.state[gain]["scale"] == pytest.approx(0.01)
 
 
+@pytest.mark.parametrize(
+    ("preset", "scale"), [("balanced", 1.0), ("finetune", 1.0), ("paper", 0.01)]
+)
+@pytest.mark.parametrize("start", [0.0, 1e-6])
+def test_a_small_gain_is_stepped_as_one_of_one(preset: str, scale: float, start: float):
+    norm = nn.BatchNorm1d(4)
+    nn.init.constant_(norm.weight, start)
+    optimizer = Nero(param_groups(norm, preset=preset))
+    assert optimizer.state[norm.weight]["scale"] == pytest.approx(scale)
+    assert optimizer.state[norm.bias]["scale"] == pytest.approx(0.01)
+
+
 def test_a_new_head_under_finetune_finds_its_size():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 4))

@@ -69,6 +69,8 @@ RADII = ("unit", "initial")
 # to neurons that start at zero what it is to others.
 ENTRY_SCALE = (TINY, 0.01)
 NEURON_SCALE = (0.1, 1.0)
+# What stands for the size of gains that start at zero but under preset "paper": that of most gains.
+GAIN_SCALE = 1.0
 NONFINITE = ("skip", "raise", "propagate")
 
 
@@ -260,7 +262,7 @@ def measured(p: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
     initial = normalize and group["radius"] == "initial"
     if normalize and not initial:
         return {"scale": torch.ones((), dtype=working_dtype(p.dtype), device=p.device)}
-    scale = _scale(p, layout)
+    scale = _scale(p, layout, group)
     if not initial:
         return {"scale": scale}
     return {"scale": scale, "radius": own_radius(p, layout, scale, center=center)}
@@ -281,9 +283,11 @@ def project_parameter_(p: Tensor, group: Mapping[str, Any]) -> None:
     project_(p, layout, center=center, radius=radius)
 
 
-def _scale(p: Tensor, layout: NeuronLayout) -> Tensor:
+def _scale(p: Tensor, layout: NeuronLayout, group: Mapping[str, Any]) -> Tensor:
     """The mean norm of a tensor's neurons, or what stands for it where that is small."""
     least, instead = ENTRY_SCALE if layout.fan_in == 1 else NEURON_SCALE
+    if group.get("role") == "gain" and group.get("preset", "paper") != "paper":
+        instead = GAIN_SCALE
     if not p.numel():
         return torch.full((), instead, dtype=working_dtype(p.dtype), device=p.device)
     mean = full(neuron_norm(p, layout)).mean()
