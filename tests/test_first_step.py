@@ -217,3 +217,40 @@ def test_an_optimizer_left_with_parameters_on_meta_says_so():
     model(torch.ones(2, 4)).sum().backward()
     with pytest.raises(RuntimeError, match=r"meta device.*Build the optimizer after"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("options", [{"foreach": False}, {"foreach": True}, {}], ids=str)
+def test_state_follows_a_parameter_that_is_moved(options: dict[str, Any]):
+    w, b = weights_like((3, 4), (4,))
+    optimizer = Nero([w, b], momentum=0.9, radius="initial", **options)
+    train(optimizer, range(2))
+    for p in (w, b):
+        torch.utils.swap_tensors(p, nn.Parameter(p.detach().to("meta")))
+        p.grad = torch.empty_like(p)
+    optimizer.step()
+    for p in (w, b):
+        state = optimizer.state[p]
+        assert {x.device.type for name, x in state.items() if name != "step"} == {"meta"}
+        assert state["step"] == 3
+
+
+# ---------------------------------------------------------------- parameters that grow
+
+
+def test_the_recipe_for_rows_that_are_added_and_taken_away():
+    """As docs/how-to/checkpoints.md has it: state goes with the rows, `scale` stays."""
+    points = nn.Parameter(torch.randn(6, 3) * 4)
+    optimizer = Nero([points], radius=None, center=False, momentum=0.9)
+    train(optimizer, range(3))
+    before = {name: x.clone() for name, x in optimizer.state[points].items()}
+    (group,) = optimizer.param_groups
+    rows = torch.tensor([0, 1, 2, 4, 4])  # one is gone, one is there twice
+    grown = nn.Parameter(points.detach()[rows])
+    state = optimizer.state.pop(points)
+    group["params"][0] = grown
+    optimizer.state[grown] = {name: x[rows] if x.ndim else x for name, x in state.items()}
+    train(optimizer, range(3, 5))
+    after = optimizer.state[grown]
+    assert after["rms"].shape == (5, 1)
+    assert after["exp_avg"].shape == (5, 3)
+    assert (after["step"], after["scale"]) == (5, before["scale"])

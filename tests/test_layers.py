@@ -39,7 +39,7 @@ def layer(ours: str = "", *, theirs: str = "torch") -> Layer:
 RULE_AND_BELOW = "nero.neurons nero.distributed.shards nero.geometry nero.rounding nero.rule"
 STATE_AND_BELOW = f"{RULE_AND_BELOW} nero.state"
 BELOW_OPTIMIZER = f"{STATE_AND_BELOW} nero.kernels nero.model.param_groups"
-BELOW_STEP = f"{BELOW_OPTIMIZER} nero.groups nero.distributed"
+BELOW_STEP = f"{BELOW_OPTIMIZER} nero.groups nero.construction nero.distributed"
 BELOW_TELEMETRY = f"{BELOW_STEP} nero.step nero.checkpoint nero.optimizer"
 BELOW_OPTAX_STATE = "nero.optax.neurons nero.optax.options nero.optax.geometry"
 
@@ -131,14 +131,17 @@ LAYERS: Mapping[str, Layer] = {
     ),
     "nero.model.describe": layer("nero.geometry nero.model"),
     "nero.groups": layer(BELOW_OPTIMIZER),
-    "nero.first_step": layer(f"{BELOW_OPTIMIZER} nero.groups nero.distributed.shards"),
+    "nero.construction": layer(f"{BELOW_OPTIMIZER} nero.groups nero.distributed.shards"),
+    "nero.first_step": layer(
+        f"{BELOW_OPTIMIZER} nero.groups nero.construction nero.distributed.shards"
+    ),
     "nero.step.gradients": layer(BELOW_STEP),
     "nero.step.route": layer(f"{BELOW_STEP} nero.step.gradients"),
     "nero.step.plan": layer(
         f"{BELOW_STEP} nero.step.gradients nero.step.route nero.step.foreach nero.step.reference"
     ),
     "nero.step.compiled": layer(f"{BELOW_STEP} nero.step.gradients nero.step.route nero.step.plan"),
-    "nero.checkpoint": layer(f"{BELOW_OPTIMIZER} nero.groups nero.distributed"),
+    "nero.checkpoint": layer(f"{BELOW_OPTIMIZER} nero.groups nero.construction nero.distributed"),
     "nero.optimizer": layer(f"{BELOW_STEP} nero.first_step nero.step nero.checkpoint"),
     "nero.backward": layer(BELOW_TELEMETRY),
     "nero.telemetry": layer(BELOW_TELEMETRY),

@@ -174,3 +174,20 @@ def test_a_tiny_neuron_among_others_is_free_under_initial():
     optimizer = Nero([w], center=False, radius="initial", lr=0.1)
     train(optimizer, range(20))
     assert w[1].norm() > 0.05
+
+
+def test_centring_what_is_mostly_zeros_is_named():
+    layer = nn.Linear(8, 4)
+    with torch.no_grad():
+        layer.weight[:, 2:] = 0
+    message = r"parameter 'weight' of shape \(4, 8\): more than half .* center=False"
+    with pytest.warns(UserWarning, match=message) as found:
+        Nero(list(copy.deepcopy(layer).named_parameters()))
+    assert found[0].filename == __file__
+    optimizer = Nero(list(nn.Linear(2, 2).named_parameters()))
+    with pytest.warns(UserWarning, match=message):
+        optimizer.add_param_group({"params": list(copy.deepcopy(layer).named_parameters())})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Nero(layer.parameters(), center=False)
+    assert torch.equal(layer.weight[:, 2:], torch.zeros(4, 6))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nero.construction import new_seed
 from nero.distributed.shards import (
     as_dtensor,
     distribute,
@@ -18,7 +19,7 @@ from nero.distributed.shards import (
     shards_of,
 )
 from nero.geometry import working_dtype
-from nero.groups import check_hyperparameters, layout_of, new_seed, parameter_name
+from nero.groups import check_hyperparameters, layout_of, parameter_name
 from nero.neurons import NeuronLayout, normalize_axes
 from nero.rounding import SEEDS
 from nero.state import constraints

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nero.construction import initial_state, measured, own_radius
 from nero.distributed.shards import is_dtensor, shards_of
-from nero.groups import initial_state, layout_of, measured, own_radius, parameter_name
+from nero.groups import layout_of, parameter_name
 
 States = Mapping[Tensor, dict[str, Any]]
 

@@ -12,6 +12,12 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
 from nero.checkpoint import FittedState, fit_state_dict
+from nero.construction import (
+    centring_fills_zeros,
+    grows_from_zero,
+    missing_state,
+    project_parameter_,
+)
 from nero.distributed.counts import home_of, total_count
 from nero.first_step import FirstSteps, sizes_after_projection
 from nero.groups import (
@@ -20,17 +26,23 @@ from nero.groups import (
     check_hyperparameters,
     check_keys,
     check_weight_decay,
-    grows_from_zero,
     inherited_constraint,
-    missing_state,
     name_alike,
     parameter_name,
-    project_parameter_,
 )
 from nero.neurons import normalize_axes
 from nero.step.compiled import compiled_step
 from nero.step.plan import plan_step
 from nero.step.route import check_fused, describe, warn_without_kernel
+
+FROM_ZERO = (
+    "the weights start at (nearly) zero. They grow from there, each neuron by about lr a step, and "
+    "are held to no norm. If they are yet to be loaded, build the optimizer after that"
+)
+FILLED = (
+    "more than half of the weights are exactly 0, and centring fills them. Where they are to stay, "
+    "as in a pruned layer, give its group center=False and mask its gradient"
+)
 
 
 class Nero(Optimizer):
@@ -159,10 +171,11 @@ class Nero(Optimizer):
         # Every group is checked before any weight is touched, so a failure changes nothing.
         self._constructed = False
         super().__init__(params, defaults)
+        self._warn_of(centring_fills_zeros, self.param_groups, FILLED)
         for index in range(len(self.param_groups)):
             self._start_group(index)
         self._constructed = True
-        self._warn_of_zeros(self.param_groups)
+        self._warn_of(grows_from_zero, self.param_groups, FROM_ZERO)
         warn_without_kernel(self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -195,8 +208,9 @@ class Nero(Optimizer):
                 del each["param_names"]
             raise
         if self._constructed:
+            self._warn_of(centring_fills_zeros, [group], FILLED)
             self._start_group(len(self.param_groups) - 1)
-            self._warn_of_zeros(self.param_groups[-1:])
+            self._warn_of(grows_from_zero, [group], FROM_ZERO)
 
     @torch.no_grad()
     def _start_group(self, index: int) -> None:
@@ -210,20 +224,21 @@ class Nero(Optimizer):
             zero = torch.zeros((), dtype=torch.int64, device=p.device)
             self._skipped.setdefault(home_of(p), zero)
 
-    def _warn_of_zeros(self, groups: list[dict[str, Any]]) -> None:
-        zeros = [
+    def _warn_of(
+        self,
+        applies: Callable[[Tensor, dict[str, Any]], bool],
+        groups: list[dict[str, Any]],
+        what: str,
+    ) -> None:
+        """Name the trained parameters of these groups that something applies to."""
+        found = [
             parameter_name(group, index)
             for group in groups
             for index, p in enumerate(group["params"])
-            if p in self.state and grows_from_zero(p, group)
+            if p.requires_grad and applies(p, group)
         ]
-        if zeros:
-            warnings.warn(
-                f"{', '.join(zeros)}: the weights start at (nearly) zero. They grow from there, "
-                "each neuron by about lr a step, and are held to no norm. If they are yet to be "
-                "loaded, build the optimizer after that",
-                stacklevel=3,
-            )
+        if found:
+            warnings.warn(f"{', '.join(found)}: {what}", stacklevel=3)
 
     @torch.no_grad()
     def project_(self) -> None:

@@ -57,14 +57,17 @@ class TensorStep(NamedTuple):
 
 
 def in_working_dtype(p: Tensor, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What of a parameter's state has to be of another dtype now, converted.
+    """What of a parameter's state has to be of another dtype or device now, converted.
 
-    A model may be converted in the middle of a run, which leaves the optimizer's state as it was.
+    A model may be converted or moved in the middle of a run, which leaves the optimizer's state as
+    it was.
     """
     dtype = working_dtype(p.dtype)
     found = {name: state.get(name) for name in ("rms", "scale", "radius", "exp_avg")}
     return {
-        name: x.to(dtype) for name, x in found.items() if isinstance(x, Tensor) and x.dtype != dtype
+        name: x.to(p.device, dtype)
+        for name, x in found.items()
+        if isinstance(x, Tensor) and (x.dtype != dtype or x.device != p.device)
     }
 
 

@@ -174,7 +174,7 @@ def balance_(
     )
     for each in assignments:
         # A neuron that keeps its initial norm is centred at the most.
-        radius = each.options["radius"]
+        radius: Any = each.options["radius"]
         if radius is not None and starts_at_zero(each.parameter, each.layout):
             continue  # as the optimiser leaves it
         project_(

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nero.construction import by_freedom, missing_state
 from nero.distributed.local import Pairs, gradient_of, local_groups, whole_group
 from nero.distributed.shards import any_dtensor, is_dtensor
 from nero.distributed.update import ShardedStep
-from nero.groups import by_freedom, hyper_of, layout_of, missing_state
+from nero.groups import hyper_of, layout_of
 from nero.kernels.cpu.library import Missing, load
 from nero.neurons import AxisSpec
 from nero.state import Hyper, in_working_dtype, tensor_step

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nero.construction import by_freedom, missing_state
 from nero.distributed.local import Key, LocalGroup, Pairs, gradient_of, local_groups, whole_group
 from nero.distributed.shards import any_dtensor, is_dtensor, local
 from nero.distributed.update import ShardedStep, update_sharded
-from nero.groups import by_freedom, hyper_of, index_of, layout_of, missing_state, parameter_name
+from nero.groups import hyper_of, index_of, layout_of, parameter_name
 from nero.kernels.cpu.step import Batch, Settings, Shape
 from nero.kernels.facts import why_unreadable
 from nero.kernels.triton.launch import _fused_cuda_nero
