@@ -245,6 +245,10 @@ def of_adam(saved: dict[str, Any]) -> None:
     saved["state"][1] = adam.state_dict()["state"][0]
 
 
+def other_axes_saved(saved: dict[str, Any]) -> None:
+    saved["param_groups"][1]["neuron_axes"] = (1,)
+
+
 # "first", of shape (3, 4), has index 1: its group is the last of two. Built with radius "initial".
 DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] = {
     "no rms": (lacking("rms"), ("lacks rms", "'scale'", "'step'")),
@@ -252,6 +256,7 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] = {
     "no radius": (lacking("radius"), ("lacks radius",)),
     "state of Adam": (of_adam, ("lacks rms, scale", "'exp_avg_sq'")),
     "rms of other axes": (replacing("rms", torch.ones(1, 4)), ("'rms'", "(1, 4)", "(3, 1)")),
+    "axes of the group": (other_axes_saved, ("'rms'", "(3, 1)", "(1, 4)", "neuron_axes")),
     "rms of another size": (replacing("rms", torch.ones(2, 1)), ("'rms'", "(2, 1)", "(3, 1)")),
     "rms flat": (replacing("rms", torch.ones(3)), ("'rms'", "(3,)", "(3, 1)")),
     "rms None": (replacing("rms", None), ("'rms'", "None")),

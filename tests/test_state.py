@@ -54,6 +54,36 @@ def test_a_copied_optimizer_goes_on_alike_and_apart(
     assert late in twin.state
 
 
+def test_state_is_what_the_documentation_says():
+    weight, up, bias, gain = weights_like((4, 6), (3, 4, 2, 2), (4,), (), dtype=torch.bfloat16)
+    groups = [{"params": [weight, bias, gain]}, {"params": [up], "neuron_axes": (1,)}]
+    optimizer = Nero(groups, radius="initial", momentum=0.9)
+    expected = {
+        weight: {"rms": (4, 1), "radius": (4, 1), "exp_avg": (4, 6)},
+        up: {"rms": (1, 4, 1, 1), "radius": (1, 4, 1, 1), "exp_avg": (3, 4, 2, 2)},
+        bias: {"rms": (4,), "exp_avg": (4,)},
+        gain: {"rms": (), "exp_avg": ()},
+    }
+    for p, shapes in expected.items():
+        found = {key: (tuple(value.shape), value.dtype) for key, value in optimizer.state[p].items()}
+        shapes |= {"step": (), "scale": ()}
+        assert found == {key: (shape, torch.float32) for key, shape in shapes.items()}
+    for state in Nero([weight, bias, gain]).state.values():
+        assert set(state) == {"step", "rms", "scale"}
+
+
+def test_scale_is_the_size_that_the_paper_gives_it():
+    bias = nn.Parameter(torch.tensor([0.5, -1.5, 0.0]))
+    zero = nn.Parameter(torch.zeros(3))
+    weight = nn.Parameter(torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 1.0]]))
+    narrow = nn.Parameter(torch.tensor([[0.5], [-3.5]]))  # fan-in 1: cannot be projected
+    free = Nero([bias, zero, weight], center=False, radius=None)
+    scales = [free.state[p]["scale"].item() for p in (bias, zero, weight)]
+    assert scales == [pytest.approx(2 / 3), pytest.approx(0.01), 3.0]
+    unit = Nero([weight, narrow])
+    assert [unit.state[p]["scale"].item() for p in (weight, narrow)] == [1.0, 2.0]
+
+
 RESUMED: list[dict[str, Any]] = [
     {},
     {"momentum": 0.9},
@@ -64,7 +94,7 @@ RESUMED: list[dict[str, Any]] = [
 
 @every_path
 @pytest.mark.parametrize("options", RESUMED, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_a_resumed_run_is_bit_identical(path: PathRow, options: dict[str, Any], dtype: torch.dtype):
     model = network(dtype)
     optimizer = build(model.parameters(), path, **options)
