@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from helpers import (
     bits,
@@ -396,89 +396,6 @@ def test_a_nonfinite_gradient_under_raise_is_named_and_nothing_has_changed(
     assert snapshot(optimizer) == before
     train(optimizer, [6])
     assert snapshot(optimizer) != before
-
-
-def sparse_gradient(optimizer: Nero) -> None:
-    p = optimizer.param_groups[-1]["params"][-1]
-    p.grad = p.grad.to_sparse()
-
-
-def nan_gradient(optimizer: Nero) -> None:
-    optimizer.param_groups[-1]["params"][-1].grad[0] = torch.nan
-
-
-@every_path
-@pytest.mark.parametrize("momentum_before", [0.0, 0.9])
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [(sparse_gradient, ("sparse", "dense", FIRST)), (nan_gradient, ("NaN", FIRST))],
-    ids=["sparse", "NaN"],
-)
-def test_a_step_that_fails_on_the_last_group_leaves_every_group_as_it_was(
-    path: PathRow, spoil: Callable[[Nero], None], says: tuple[str, ...], momentum_before: float
-):
-    good = [(f"good {i}", p) for i, p in enumerate(weights_like((5, 4), (5, 4)))]
-    optimizer = build(
-        [{"params": good}, named((3, 4))], path, momentum=momentum_before, nonfinite="raise"
-    )
-    train(optimizer, range(2))
-    for group in optimizer.param_groups:
-        group["momentum"] = 0.9  # as OneCycleLR may, in the middle of a run
-    give_gradients([p for group in optimizer.param_groups for p in group["params"]], 5)
-    spoil(optimizer)
-    before = snapshot(optimizer)
-    with pytest.raises(RuntimeError) as caught:
-        optimizer.step()
-    assert [word for word in (*says, SHAPE) if word not in str(caught.value)] == []
-    assert snapshot(optimizer) == before
-
-
-def lose(name: str) -> Callable[[Nero, Tensor], object]:
-    return lambda optimizer, p: optimizer.state[p].pop(name)
-
-
-def replace(name: str, *shape: int) -> Callable[[Nero, Tensor], object]:
-    return lambda optimizer, p: optimizer.state[p].update({name: torch.ones(shape)})
-
-
-def reshape(optimizer: Nero, p: Tensor) -> None:
-    p.data = torch.randn(7, 4)
-    p.grad = torch.randn(7, 4)
-
-
-def other_axes(optimizer: Nero, p: Tensor) -> None:
-    optimizer.param_groups[-1]["neuron_axes"] = (1,)
-
-
-@every_path
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        pytest.param(other_axes, ("'rms' of shape (1, 4)", "(3, 1)", "neuron_axes"), id="axes"),
-        pytest.param(reshape, ("'rms' of shape (7, 1)", "(3, 1)", "parameter"), id="parameter"),
-        pytest.param(lose("rms"), ("'rms' of shape (3, 1)", "none"), id="no average"),
-        pytest.param(lose("step"), ("'step' of shape ()", "none"), id="no count"),
-        pytest.param(
-            replace("radius", 2, 1), ("'radius' of shape (3, 1)", "(2, 1)"), id="other radii"
-        ),
-        pytest.param(
-            replace("exp_avg", 3, 5), ("'exp_avg'", "(3, 4)", "(3, 5)"), id="other momentum"
-        ),
-    ],
-)
-def test_state_that_does_not_fit_is_named_instead_of_being_read_beyond_its_end(
-    path: PathRow, spoil: Callable[[Nero, Tensor], object], says: tuple[str, ...]
-):
-    optimizer = build([named((3, 4))], path, momentum=0.9, radius="initial")
-    train(optimizer, range(2))
-    (p,) = optimizer.param_groups[-1]["params"]
-    give_gradients([p], 5)
-    spoil(optimizer, p)
-    before = snapshot(optimizer)
-    with pytest.raises(RuntimeError) as caught:
-        optimizer.step()
-    assert [word for word in (*says, FIRST) if word not in str(caught.value)] == []
-    assert snapshot(optimizer) == before
 
 
 def test_a_failing_closure_changes_nothing():

@@ -65,7 +65,9 @@ def test_state_is_what_the_documentation_says():
         gain: {"rms": (), "exp_avg": ()},
     }
     for p, shapes in expected.items():
-        found = {key: (tuple(value.shape), value.dtype) for key, value in optimizer.state[p].items()}
+        found = {
+            key: (tuple(value.shape), value.dtype) for key, value in optimizer.state[p].items()
+        }
         shapes |= {"step": (), "scale": ()}
         assert found == {key: (shape, torch.float32) for key, shape in shapes.items()}
     for state in Nero([weight, bias, gain]).state.values():

@@ -206,24 +206,6 @@ def test_odd_entries_among_others_do_as_the_rule_says(dtype: torch.dtype):
         torch.testing.assert_close(a, b, rtol=0, atol=rtol * float(b.abs().max()))
 
 
-def test_a_gradient_of_another_kind_is_noticed_at_the_next_step():
-    """What was known of a step's tensors must not outlive a change of any one of them."""
-    params = [nn.Parameter(torch.randn(3, 4)) for _ in range(3)]
-    optimizer = nero.Nero(params, fused=True)
-    for p in params:
-        p.grad = torch.randn(3, 4)
-    optimizer.step()
-    params[1].grad = torch.randn(3, 4).as_subclass(Odd)
-    with pytest.raises(RuntimeError, match=r"fused=True, but parameter 1 of shape .*Odd"):
-        optimizer.step()
-    before = bits(params)
-    optimizer.state[params[2]]["rms"] = torch.full((3, 1), 1e6)
-    params[1].grad = torch.randn(4, 3).t()
-    optimizer.step()
-    assert bits(params) != before
-    assert float(optimizer.state[params[2]]["rms"].min()) > 9e5
-
-
 def test_steps_as_large_as_the_weights_stay_on_the_set():
     w = nn.Parameter(torch.randn(30, 40))
     optimizer = nero.Nero([w], lr=1.0, fused=True)
@@ -232,23 +214,6 @@ def test_steps_as_large_as_the_weights_stay_on_the_set():
         optimizer.step()
         layout = nero.NeuronLayout((30, 40))
         assert nero.geometry.is_balanced(w, layout, atol=2e-6).all()
-
-
-@every_momentum
-def test_parameters_of_one_group_are_corrected_by_their_own_counts_of_steps(momentum: float):
-    def weights(**options: Any) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        params = [nn.Parameter(torch.randn(4, 20, generator=generator)) for _ in range(3)]
-        optimizer = nero.Nero(params, momentum=momentum, **options)
-        for step in range(4):
-            for index, p in enumerate(params):  # the second one joins later, the third later still
-                grad = torch.randn(4, 20, generator=generator)
-                p.grad = grad if step >= index else None
-            optimizer.step()
-        return [p.detach() for p in params]
-
-    for ours, rules in zip(weights(fused=True), weights(foreach=False), strict=True):
-        torch.testing.assert_close(ours, rules, rtol=1e-5, atol=1e-6)
 
 
 def test_autograd_knows_that_the_weights_changed():
@@ -285,17 +250,6 @@ def test_what_does_not_fit_takes_another_path_and_is_named(parameter: Any, says:
     assert says in optimizer.path
 
 
-def test_a_gradient_that_does_not_fit_is_refused_before_anything_changes():
-    params = [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(3, 4))]
-    optimizer = nero.Nero(params, fused=True)
-    params[0].grad = torch.randn(3, 4)
-    params[1].grad = torch.randn(3, 4).as_subclass(Odd)
-    before = bits([params, optimizer.state_dict()])
-    with pytest.raises(RuntimeError, match=r"fused=True, but parameter 1 of shape .*Odd"):
-        optimizer.step()
-    assert bits([params, optimizer.state_dict()]) == before
-
-
 def negated(g: Tensor) -> Tensor:
     return torch._neg_view(-g)
 
@@ -328,22 +282,6 @@ def test_a_gradient_that_is_marked_between_two_steps_is_read_as_it_is(
         return [w.detach(), *optimizer.state[w].values()]
 
     assert bits(run(mark)) == bits(run(written))
-
-
-def test_a_parameter_that_moves_to_other_memory_is_followed():
-    w = nn.Parameter(torch.randn(6, 8))
-    optimizer = nero.Nero([w], fused=True)
-    for layout in (torch.randn(6, 8), torch.randn(8, 6).t(), torch.randn(6, 16)[:, ::2]):
-        old = w.data
-        kept = old.clone()
-        w.data = layout
-        optimizer.project_()
-        before = w.detach().clone()
-        w.grad = torch.randn_like(w)
-        optimizer.step()
-        assert torch.equal(old, kept)
-        angle = nero.geometry.turning_angle(before, w, nero.NeuronLayout((6, 8)))
-        assert ((angle > 1e-5) & (angle < 0.1)).all()
 
 
 def test_settings_that_change_in_the_middle_of_a_run_are_followed():

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 import nero
-from helpers import build, every_path, network, weights_like
-from optimizer_table import PathRow
+from helpers import network, weights_like
 
 # A scheduler cannot see that a compiled step is a step.
 ignore_unseen_steps = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
@@ -104,22 +103,6 @@ def test_a_whole_training_step_compiles_without_a_graph_break():
     torch.testing.assert_close(loss, twin_loss, rtol=1e-5, atol=1e-6)
     for p, q in zip(model.parameters(), twin_model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5)
-
-
-@every_path
-def test_every_path_compiles(path: PathRow):
-    torch.manual_seed(0)
-    params = weights_like((6, 5), (6, 5), (7,))
-    twins = [nn.Parameter(p.detach().clone()) for p in params]
-    optimizer, twin = build(params, path), build(twins, path)
-    step = torch.compile(optimizer.step, backend="aot_eager", fullgraph=True)
-    for seed in range(3):
-        gradients(params, seed)
-        gradients(twins, seed)
-        step()
-        twin.step()
-    for p, q in zip(params, twins, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])

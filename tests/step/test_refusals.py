@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import nero
-from helpers import bits, give_gradients, snapshot
+from helpers import bits, build, every_path, give_gradients, snapshot
+from optimizer_table import PathRow
 
 
 class Odd(torch.Tensor):
@@ -38,8 +39,12 @@ def gradient(make: Callable[[], torch.Tensor], **options: Any):
     return change
 
 
-def reshaped(_: nero.Nero, p: nn.Parameter) -> None:
+def reshaped_gradient(_: nero.Nero, p: nn.Parameter) -> None:
     p.grad.data = torch.randn(1, 4)
+
+
+def reshaped_weight(_: nero.Nero, p: nn.Parameter) -> None:
+    p.data, p.grad = torch.randn(7, 4), torch.randn(7, 4)
 
 
 def freed(x: torch.Tensor) -> torch.Tensor:
@@ -62,11 +67,15 @@ REASONS: dict[str, tuple[Callable[[nero.Nero, nn.Parameter], Any], str]] = {
         gradient(lambda: torch.randn(3, 4).as_subclass(Odd), fused=True, foreach=None),
         "fused=True, but .*Odd",
     ),
-    "another shape": (reshaped, r"is of shape \(1, 4\)"),
+    "another shape": (reshaped_gradient, r"is of shape \(1, 4\)"),
+    "a weight of another shape": (reshaped_weight, r"'rms' of shape \(7, 1\) .*\(3, 1\)"),
     "a freed gradient": (gradient(lambda: freed(torch.randn(3, 4))), "storage of 0 bytes"),
     "a freed weight": (freed_weight, "storage of 0 bytes"),
     "a state of another shape": (state("rms", torch.ones(4, 1)), r"'rms' of shape \(3, 1\)"),
+    "radii of another shape": (state("radius", torch.ones(2, 1)), r"'radius' of shape \(3, 1\)"),
+    "momentum of another shape": (state("exp_avg", torch.ones(3, 5)), r"'exp_avg' .*\(3, 5\)"),
     "a state that is missing": (state("scale", None), "'scale' .* found none"),
+    "a count that is missing": (state("step", None), "'step' .* found none"),
     "a state that is no tensor": (state("rms", 1.0), "'rms' .* found"),
     "axes that changed": (option(neuron_axes=(1,)), r"'rms' of shape \(1, 4\)"),
     "axes that there are not": (option(neuron_axes=(2,)), "names axis 2"),
@@ -74,12 +83,12 @@ REASONS: dict[str, tuple[Callable[[nero.Nero, nn.Parameter], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REASONS)
-@pytest.mark.parametrize("paths", [{}, {"foreach": True}, {"foreach": False}], ids=str)
-def test_a_step_refused_in_its_second_group_changes_nothing(name: str, paths: dict[str, Any]):
+@every_path
+def test_a_step_refused_in_its_second_group_changes_nothing(name: str, path: PathRow):
     change, says = REASONS[name]
     params = [nn.Parameter(torch.randn(3, 4)) for _ in range(4)]
     groups = [{"params": params[:2]}, {"params": params[2:]}]
-    optimizer = nero.Nero(groups, momentum=0.5, **paths)
+    optimizer = build(groups, path, momentum=0.5, radius="initial")
     for seed in range(2):
         give_gradients(params, seed)
         optimizer.step()

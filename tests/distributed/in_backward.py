@@ -1,8 +1,6 @@
-"""What each process of tests/test_backward_ranks.py runs: FSDP2 and DDP over gloo."""
+"""What test_in_backward.py runs in every process: FSDP2 and DDP that step in the backward pass."""
 
 import itertools
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,24 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from nero import Nero, step_in_backward
 from nero.backward import GradientUsedInBackward
 
-RANKS = 2
 STEPS = 8
 SIZES = (6, 9, 7, 5)  # odd numbers of rows: the shards are uneven
-
-
-def run(rank: int, rendezvous: str) -> None:
-    """Join the group and check everything; an assertion that fails ends the parent's test."""
-    torch.set_num_threads(1)
-    store = dist.FileStore(rendezvous, RANKS)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=RANKS)
-    try:
-        same_numbers({})
-        same_numbers({"momentum": 0.9, "radius": "initial"})
-        same_numbers({}, clip_neurons=0.05)
-        gradients_are_accumulated()
-        refusals()
-    finally:
-        dist.destroy_process_group()
 
 
 def sharded(**options: Any) -> tuple[nn.Module, Nero]:
@@ -137,7 +119,3 @@ def message(action: Any) -> str:
     except (AssertionError, RuntimeError, ValueError) as error:
         return str(error)
     raise AssertionError("nothing was raised")
-
-
-if __name__ == "__main__":  # to look at one failure: RANK=0 and 1 in two shells
-    run(int(os.environ["RANK"]), str(Path(os.environ["RENDEZVOUS"]).absolute()))
