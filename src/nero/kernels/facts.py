@@ -42,7 +42,8 @@ class Facts(NamedTuple):
         """In entries."""
         if self.given_strides is not None:
             return self.given_strides
-        return tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+        sizes = [max(size, 1) for size in self.shape]  # as torch counts them where one is 0
+        return tuple(math.prod(sizes[axis + 1 :]) for axis in range(len(sizes)))
 
     @property
     def is_contiguous(self) -> bool:
