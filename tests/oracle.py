@@ -5,7 +5,7 @@ make up each neuron as lists of flat indices.
 """
 
 from collections.abc import Sequence
-from math import sqrt
+from math import inf, sqrt
 
 import torch
 from torch import Tensor
@@ -23,11 +23,12 @@ class OracleTensor:
         center: bool,
         radius: str | float | None,
         momentum: float,
+        max_turn: float = inf,
     ) -> None:
         self.shape = w.shape
         self.w = [float(x) for x in w.flatten()]
         self.neurons = neurons
-        self.beta, self.momentum = beta, momentum
+        self.beta, self.momentum, self.max_turn = beta, momentum, max_turn
         bias = w.ndim < 2
         self.center = center and not bias
         self.radius = None if bias else radius
@@ -65,6 +66,7 @@ class OracleTensor:
             v_hat = self.v[k] / (1 - self.beta**self.t)
             if v_hat == 0:
                 continue
+            v_hat = max(v_hat, square / self.max_turn**2)
             for i in entries:
                 self.w[i] -= lr * self.r[k] * flat[i] / sqrt(v_hat)
             if self.center:

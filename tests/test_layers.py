@@ -38,7 +38,7 @@ def layer(ours: str = "", *, theirs: str = "torch") -> Layer:
 
 RULE_AND_BELOW = "nero.neurons nero.distributed.shards nero.geometry nero.rounding nero.rule"
 STATE_AND_BELOW = f"{RULE_AND_BELOW} nero.state"
-BELOW_OPTIMIZER = f"{STATE_AND_BELOW} nero.kernels nero.model.param_groups"
+BELOW_OPTIMIZER = f"{STATE_AND_BELOW} nero.directions nero.kernels nero.model.param_groups"
 BELOW_STEP = f"{BELOW_OPTIMIZER} nero.groups nero.construction nero.distributed"
 BELOW_TELEMETRY = f"{BELOW_STEP} nero.step nero.checkpoint nero.optimizer"
 BELOW_OPTAX_STATE = "nero.optax.neurons nero.optax.options nero.optax.geometry"
@@ -97,7 +97,7 @@ LAYERS: Mapping[str, Layer] = {
     "nero.measures": layer("nero.neurons nero.geometry nero.measures"),
     "nero.rounding": layer(),
     "nero.rule": layer("nero.neurons nero.geometry"),
-    "nero.directions": layer("nero.neurons nero.geometry"),
+    "nero.directions": layer("nero.neurons nero.geometry nero.rule"),
     "nero.initialize": layer(),
     "nero.state": layer(RULE_AND_BELOW),
     "nero.kernels": layer(f"{STATE_AND_BELOW} nero.kernels"),
@@ -136,11 +136,15 @@ LAYERS: Mapping[str, Layer] = {
         f"{BELOW_OPTIMIZER} nero.groups nero.construction nero.distributed.shards"
     ),
     "nero.step.gradients": layer(BELOW_STEP),
-    "nero.step.route": layer(f"{BELOW_STEP} nero.step.gradients"),
+    "nero.step.orthogonal": layer(BELOW_STEP),
+    "nero.step.route": layer(f"{BELOW_STEP} nero.step.gradients nero.step.orthogonal"),
     "nero.step.plan": layer(
-        f"{BELOW_STEP} nero.step.gradients nero.step.route nero.step.foreach nero.step.reference"
+        f"{BELOW_STEP} nero.step.gradients nero.step.orthogonal nero.step.route "
+        "nero.step.foreach nero.step.reference"
     ),
-    "nero.step.compiled": layer(f"{BELOW_STEP} nero.step.gradients nero.step.route nero.step.plan"),
+    "nero.step.compiled": layer(
+        f"{BELOW_STEP} nero.step.gradients nero.step.orthogonal nero.step.route nero.step.plan"
+    ),
     "nero.checkpoint": layer(f"{BELOW_OPTIMIZER} nero.groups nero.construction nero.distributed"),
     "nero.optimizer": layer(f"{BELOW_STEP} nero.first_step nero.step nero.checkpoint"),
     "nero.backward": layer(BELOW_TELEMETRY),

@@ -30,8 +30,9 @@ import math
 import torch
 from torch import Tensor
 
-from nero.geometry import NOISE_ULPS, axis_mean, axis_norm
+from nero.geometry import NOISE_ULPS, axis_mean
 from nero.neurons import NeuronLayout
+from nero.rule import keep_
 
 # (a, b, c) of each iteration, from tests/minimax.py. The first works on singular values in [0, 1].
 COEFFICIENTS = (
@@ -65,62 +66,89 @@ def directions(d: Tensor, *, center: bool, dtype: torch.dtype | None = None) -> 
         >>> bool((u @ u.mT - torch.eye(2)).abs().max() < 0.05)
         True
     """
-    finite = torch.isfinite(axis_norm(d, (-1,)))
-    # polar() alone holds the scaled gradient, so that its memory is free in time.
-    u = polar(_scaled(d, finite, center=center).to(dtype or d.dtype)).to(d.dtype)
-    norm = axis_norm(u, (-1,))
-    u = u.div_(torch.where(norm > 0, norm, 1))
-    return u.masked_fill_(~finite, torch.nan)
+    return directions_(stack([d]), center=center, dtype=dtype)
 
 
-def _scaled(d: Tensor, finite: Tensor, *, center: bool) -> Tensor:
-    """A copy of a stack, each matrix of Frobenius norm 1 or zero, other rows than `finite` zero."""
-    axes = (-1,)
-    x = d.clone(memory_format=torch.contiguous_format)
-    drift = torch.zeros_like(x[..., :1])
+def stack(parts: list[Tensor]) -> Tensor:
+    """Copies of stacks of matrices of one shape, as one, as `directions_` is fastest on it.
+
+    Args:
+        parts: each `(matrices, neurons, fan_in)`.
+
+    Returns:
+        `(matrices, neurons, fan_in)`, where matrices are taller than wide with the neurons next to
+        each other in memory.
+    """
+    if parts[0].shape[-2] > parts[0].shape[-1]:
+        return torch.cat([part.mT for part in parts]).mT
+    return torch.cat(parts)
+
+
+def directions_(d: Tensor, *, center: bool, dtype: torch.dtype | None = None) -> Tensor:
+    """As `directions`, in place; at its peak it takes two more stacks of the size of `d`."""
+    finite = _scale_(d, center=center)
+    x = d.to(dtype or d.dtype)
+    polar_(x)
+    if x is not d:
+        d.copy_(x)
+    del x
+    norm = torch.linalg.vector_norm(d, dim=-1, keepdim=True)
+    return d.div_(torch.where(finite, torch.where(norm > 0, norm, 1), torch.nan))
+
+
+def _scale_(d: Tensor, *, center: bool) -> Tensor:
+    """Centre a stack and bring each matrix to Frobenius norm 1; returns which rows were finite.
+
+    The others become zero, as do rows without a direction and those below 1e-18 of the largest.
+    """
+    peak = torch.linalg.vector_norm(d, math.inf, dim=-1, keepdim=True)
+    finite = torch.isfinite(peak)
+    largest = torch.where(finite, peak, 0).amax(-2, keepdim=True)
+    d.div_(torch.where(largest > 0, largest, 1))
+    noise = torch.zeros_like(peak)
     if center:
-        mean = axis_mean(x, axes)
-        x.sub_(mean)
+        mean = axis_mean(d, (-1,))
+        d.sub_(mean)
         # What rounding leaves of a constant row is no direction.
-        drift = NOISE_ULPS * torch.finfo(x.dtype).eps * math.sqrt(x.shape[-1]) * mean.abs()
-    norm = axis_norm(x, axes)
-    kept = finite & torch.isfinite(norm) & (norm > drift)
-    norm = torch.where(kept, norm, 0)
-    largest = norm.amax(-2, keepdim=True)
-    largest = torch.where(largest > 0, largest, 1)
-    # Two factors, as the product of both may leave the range of the dtype.
-    x.div_(largest).div_((norm / largest).square().sum(-2, keepdim=True).sqrt().clamp_(min=1))
-    return x.masked_fill_(~kept, 0)
+        noise = NOISE_ULPS * torch.finfo(d.dtype).eps * math.sqrt(d.shape[-1]) * mean.abs()
+    norm = torch.linalg.vector_norm(d, dim=-1, keepdim=True)
+    kept = finite & (norm > noise)
+    norm = torch.linalg.vector_norm(torch.where(kept, norm, 0), dim=-2, keepdim=True)
+    keep_(d, kept).div_(torch.where(norm > 0, norm, 1))
+    return finite
 
 
-def polar(x: Tensor) -> Tensor:
-    """The polar factors of a stack of matrices, to the accuracy that the module states.
+def polar_(x: Tensor) -> Tensor:
+    """The polar factors of a stack of matrices, in place, to the accuracy that the module states.
 
     Args:
         x: `(matrices, rows, columns)` of Frobenius norm 1 at most, float64, float32 or bfloat16.
+            At its peak this takes two more stacks of the size of `x`.
+            Fastest where the longer axis is that of adjacent entries.
 
     Returns:
-        Like `x`, whose memory may have been used. At its peak, and besides what is returned, it
-        takes two more stacks of the size of `x`.
+        `x`.
     """
-    tall = x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x
+    # One matrix by itself: products of stacks copy what is transposed, which costs half of them.
+    one = len(x) == 1
+    short, add = (x[0], torch.addmm) if one else (x, torch.baddbmm)
+    short = short.mT if short.shape[-2] > short.shape[-1] else short
     for iteration, (a, b, c) in enumerate(COEFFICIENTS):
-        gram = x @ x.mT
+        gram = short @ short.mT
         if iteration == 0:
             square = gram @ gram
             # ||G^2||_F = sum of sigma^8 to the half, s^4 of the module's text.
             bound = torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True)
             shrink = torch.where(bound > 0, bound, 1).rsqrt()  # 1 / s^2
-            x = x.mul_(shrink.sqrt())
+            short.mul_(shrink.sqrt())
             q = gram.mul_(shrink).mul_(b).add_(square.mul_(shrink).mul_(shrink), alpha=c)
             del square
         else:
-            q = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+            q = add(gram, gram, gram, beta=b, alpha=c)
         del gram
-        x = torch.baddbmm(x, q, x, beta=a)
+        short.copy_(add(short, q, short, beta=a))
         del q
-    return x.mT if tall else x
+    return x
 
 
 def layers(x: Tensor, layout: NeuronLayout, blocks: int = 1) -> Tensor:
@@ -139,6 +167,9 @@ def layers(x: Tensor, layout: NeuronLayout, blocks: int = 1) -> Tensor:
     Returns:
         `(matrices, neurons, fan_in)`, a view of `x` where its strides allow one.
 
+    Raises:
+        ValueError: `blocks` is no such divisor.
+
     Examples:
         >>> import torch, nero
         >>> from nero.directions import layers
@@ -149,8 +180,21 @@ def layers(x: Tensor, layout: NeuronLayout, blocks: int = 1) -> Tensor:
         (8, 32, 16)
     """
     order, _ = _order(layout)
-    rows = _rows(layout)
-    return x.permute(order).reshape(-1, rows // blocks, layout.fan_in)
+    return x.permute(order).reshape(-1, *layer_shape(layout, blocks))
+
+
+def layer_shape(layout: NeuronLayout, blocks: int = 1) -> tuple[int, int]:
+    """How many neurons and entries of each the matrices of `layers` have.
+
+    Raises:
+        ValueError: `blocks` does not divide the last axis of neurons.
+    """
+    order, _ = _order(layout)
+    neuron_axes = order[: len(order) - len(layout.fan_in_axes)]
+    rows = layout.split_shape[neuron_axes[-1]] if neuron_axes else 1
+    if rows % blocks:
+        raise ValueError(f"blocks={blocks} does not divide the {rows} neurons of a layer")
+    return rows // blocks, layout.fan_in
 
 
 def from_layers(u: Tensor, layout: NeuronLayout) -> Tensor:
@@ -165,9 +209,3 @@ def _order(layout: NeuronLayout) -> tuple[list[int], list[int]]:
     order = [axis for axis in range(len(layout.split_shape)) if axis not in fan_in] + list(fan_in)
     inverse = sorted(range(len(order)), key=order.__getitem__)
     return order, inverse
-
-
-def _rows(layout: NeuronLayout) -> int:
-    order, _ = _order(layout)
-    neuron_axes = order[: len(order) - len(layout.fan_in_axes)]
-    return layout.split_shape[neuron_axes[-1]] if neuron_axes else 1

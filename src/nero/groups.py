@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nero.directions import layer_shape
 from nero.distributed.shards import (
+    as_dtensor,
     is_dtensor,
     local,
     shards_of,
@@ -28,6 +30,9 @@ OPTIONS = (
     "radius",
     "neuron_axes",
     "momentum",
+    "orthogonal",
+    "blocks",
+    "max_turn",
     "nonfinite",
     "maximize",
     "foreach",
@@ -52,6 +57,8 @@ FOREIGN_KEYS = (
     *("initial_lr", "base_lr", "max_lr", "min_lr", "swa_lr", "lr_scale", "lr_mult"),
     *("max_momentum", "base_momentum", "weight_decay"),
 )
+# What an optimizer has that was pickled before there were these options.
+NEWER = {"orthogonal": False, "blocks": 1}
 RADII = ("unit", "initial")
 NONFINITE = ("skip", "raise", "propagate")
 
@@ -66,6 +73,7 @@ def check_hyperparameters(options: Mapping[str, Any]) -> None:
         if not 0 <= value < 1:
             raise ValueError(f"{name} must be in [0, 1), got {value!r}")
     _check_radius(options["radius"])
+    _check_direction(options)
     normalize_axes(options["neuron_axes"])
     if options["nonfinite"] not in NONFINITE:
         raise ValueError(f"nonfinite must be one of {NONFINITE}, got {options['nonfinite']!r}")
@@ -76,7 +84,7 @@ def check_hyperparameters(options: Mapping[str, Any]) -> None:
         raise TypeError(f"seed must be an integer in [0, 2**32), got {seed!r}")
     if not 0 <= seed < SEEDS:
         raise ValueError(f"seed must be in [0, 2**32), got {seed!r}")
-    for name in ("center", "maximize", "capturable"):
+    for name in ("center", "orthogonal", "maximize", "capturable"):
         if not isinstance(options[name], bool):
             raise TypeError(f"{name} must be True or False, got {options[name]!r}")
     for name in ("foreach", "fused"):
@@ -173,8 +181,22 @@ def check_group(group: Mapping[str, Any]) -> None:
             layout = layout_of(p, group)
             if is_dtensor(p):
                 shards_of(p, layout)
+            if group["orthogonal"]:
+                _check_orthogonal(p, layout, group["blocks"])
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+
+
+def _check_orthogonal(p: Tensor, layout: NeuronLayout, blocks: int) -> None:
+    if p.ndim > 1:
+        layer_shape(layout, blocks)
+    if is_dtensor(p) and not all(
+        placement.is_replicate() for placement in as_dtensor(p).placements
+    ):
+        raise ValueError(
+            "orthogonal=True needs a layer's whole gradient, and this one is sharded over "
+            "processes; put it into a group with orthogonal=False"
+        )
 
 
 def parameter_name(group: Mapping[str, Any], index: int) -> str:
@@ -229,6 +251,20 @@ def _check_radius(radius: Any) -> None:
             raise TypeError(f"radius {allowed}, got {radius!r}")
         if not 0 < radius < math.inf:
             raise ValueError(f"radius {allowed}, got {radius!r}")
+
+
+def _check_direction(options: Mapping[str, Any]) -> None:
+    """Check what `nero.directions` and the cap are given."""
+    blocks, max_turn = options["blocks"], options["max_turn"]
+    if not isinstance(blocks, int) or isinstance(blocks, bool):
+        raise TypeError(f"blocks must be a positive integer, got {blocks!r}")
+    if blocks < 1:
+        raise ValueError(f"blocks must be a positive integer, got {blocks!r}")
+    if max_turn is not None:
+        if not _is_number(max_turn):
+            raise TypeError(f"max_turn must be a positive float or None, got {max_turn!r}")
+        if not 0 < max_turn < math.inf:
+            raise ValueError(f"max_turn must be positive and finite, or None, got {max_turn!r}")
 
 
 def _is_number(value: Any) -> bool:

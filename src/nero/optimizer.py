@@ -21,6 +21,7 @@ from nero.construction import (
 from nero.distributed.counts import home_of, total_count
 from nero.first_step import FirstSteps, sizes_after_projection
 from nero.groups import (
+    NEWER,
     OPTIONS,
     check_group,
     check_hyperparameters,
@@ -77,6 +78,17 @@ class Nero(Optimizer):
             for linear layers and convolutions. See `nero.NeuronLayout`.
         momentum: decay of a running average of the gradient, in [0, 1), which takes the
             gradient's place above. 0 (the default, and the paper) keeps no such average.
+        orthogonal: make the directions in which the neurons of a layer turn orthogonal to each
+            other (`nero.directions`), so that `lr` bounds the change of the layer as a map, too.
+            With momentum, Nesterov's: the direction is that of the average after the same
+            gradient once more. For hidden matrices; tensors with one axis or none are stepped as
+            ever. Default False, the paper.
+        blocks: into how many equal pieces the last axis of neurons is cut for that, each a layer
+            of its own: 3 where q, k and v are packed, 4 for the gates of an LSTM, the groups of a
+            convolution. Default 1.
+        max_turn: the largest step of a neuron, bias or gain in multiples of `lr`, so that one
+            whose gradient comes rarely cannot turn by more. None (default, the paper) is no cap:
+            such a neuron turns by up to `lr / sqrt(1 - beta)`.
         nonfinite: what a NaN or infinite gradient does to its neuron. "skip" (default): the neuron
             keeps weights and running averages for that step and is counted
             (`skipped_neurons`); "raise": RuntimeError with the parameter's name before
@@ -153,6 +165,9 @@ class Nero(Optimizer):
         radius: str | float | None = "unit",
         neuron_axes: Iterable[object] = (0,),
         momentum: float = 0.0,
+        orthogonal: bool = False,
+        blocks: int = 1,
+        max_turn: float | None = None,
         nonfinite: str = "skip",
         maximize: bool = False,
         foreach: bool | None = None,
@@ -382,4 +397,4 @@ class Nero(Optimizer):
         self._first = FirstSteps(self.param_groups, self.state)
         for group in self.param_groups:  # one pickled by an older version lacks newer options
             for name in OPTIONS:
-                group.setdefault(name, self.defaults.get(name))
+                group.setdefault(name, self.defaults.get(name, NEWER.get(name)))

@@ -10,6 +10,10 @@ For each neuron with weights w and gradient g, at this parameter's t-th step (Li
 Biases and gains have no fan-in: each entry is its own neuron, r is their scale sigma_b, and
 nothing is projected.
 
+Where `max_turn` caps the angle, sqrt(v / (1 - beta^t)) is at least ||g|| / max_turn: no neuron
+turns by more than max_turn lr, not even one whose gradient comes rarely, and so is large beside
+its running average.
+
 It departs from the letter of the paper in two ways, neither of which changes a number in exact
 arithmetic. The state is `rms = sqrt(v)`, updated by hypot, because the square of a small
 gradient underflows. And a neuron that has nothing to do (no gradient yet, a gradient of zero, a
@@ -44,6 +48,7 @@ def nero_(
     r: float | Tensor,  # the neuron's radius, or what stands for it: (neurons, 1) or one number
     center: bool,
     radius: float | Tensor | None,  # the norm to project to
+    max_turn: float | None = None,  # the largest step in multiples of lr r; None for no cap
     maximize: bool = False,
     propagate: bool = False,
 ) -> Tensor:
@@ -62,6 +67,8 @@ def nero_(
 
     rms.copy_(torch.where(seen, torch.hypot(beta**0.5 * rms, (1 - beta) ** 0.5 * g_norm), rms))
     rms_hat = rms / debias**0.5
+    if max_turn is not None:
+        rms_hat = torch.maximum(rms_hat, g_norm / max_turn)
     step = lr * r * (-1 if maximize else 1)
     turns = seen & (g_norm != 0) & (rms_hat != 0) & (step != 0)
 

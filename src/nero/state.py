@@ -26,6 +26,7 @@ class Hyper(NamedTuple):
     maximize: bool
     capturable: bool
     rounding: str = "nearest"
+    max_turn: float | None = None
 
 
 class TensorStep(NamedTuple):
@@ -221,6 +222,7 @@ def rule_arguments(
         "r": r,
         "center": center,
         "radius": radius,
+        "max_turn": hyper.max_turn,
         "maximize": hyper.maximize,
         "propagate": hyper.nonfinite == "propagate",
     }

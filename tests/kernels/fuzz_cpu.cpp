@@ -129,7 +129,7 @@ void run_case(int64_t number, const char** sets, int set_count) {
   t.scale = scale;
   t.radius = radius.data();
   Group group{chance(10) ? 0 : chance(50) ? 0.01 : -3.0, chance(10) ? 0 : 0.999,
-              averaged ? 0.9 : 0, chance(50) ? 1 : 2.5, below(2)};
+              averaged ? 0.9 : 0, chance(50) ? 1 : 2.5, below(2), chance(50) ? HUGE_VAL : 0.5};
   const auto w_before = w.copy(), m_before = m.copy(), rms_before = rms;
   const auto g_before = g.copy();
   const float step_before = step;

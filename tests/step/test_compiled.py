@@ -33,6 +33,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"momentum": 0.9, "radius": "initial"},
     {"center": False, "radius": None, "maximize": True},
     {"neuron_axes": ((0, 2), 1), "radius": 2.0},
+    {"max_turn": 1.0},
+    {"orthogonal": True, "momentum": 0.9},
 ]
 
 
@@ -113,7 +115,20 @@ def test_the_operator_is_sound(rounding: str):
     w, g = (w.bfloat16(), g.bfloat16()) if seeds else (w, g)
     arguments = (
         *([w], [g], [torch.zeros(4, 5)], [rms], [torch.zeros(())], [torch.ones(())], [], seeds),
-        *(torch.tensor(0.1), [0, 0], 0.99, 0.9, True, "fixed", 1.0, "skip", False, rounding, False),
+        *(
+            torch.tensor(0.1),
+            [0, 0],
+            0.99,
+            0.9,
+            True,
+            "fixed",
+            1.0,
+            "skip",
+            False,
+            rounding,
+            0.5,
+            False,
+        ),
     )
     torch.library.opcheck(torch.ops.nero.fused_step_.default, arguments)
 

@@ -165,6 +165,10 @@ def _plan(step: ShardedStep, sums: Tensor) -> Plan:
 
     rate = rule["lr"] * rule["r"] * rule["debias"] ** 0.5 / rule["debias_m"]
     turns = seen & (g_norm != 0) & (rms != 0) & (rate != 0)
+    if rule["max_turn"] is not None:
+        rms = torch.maximum(
+            rms, g_norm / rule["debias_m"] * rule["debias"] ** 0.5 / rule["max_turn"]
+        )
     k = torch.where(turns, (-rate if step.hyper.maximize else rate) / rms, 0)
     center, radius = rule["center"], rule["radius"]
     projected = turns & (center or radius is not None)

@@ -21,8 +21,18 @@ Options = Mapping[str, Any]
 
 # What an override may set: the options of a group of Nero's, and the role.
 OPTIONS = (
-    *("lr", "beta", "center", "radius", "neuron_axes", "momentum", "nonfinite"),
-    *("maximize", "foreach", "fused", "capturable", "rounding", "seed", "role"),
+    *("lr", "beta", "center", "radius", "neuron_axes", "momentum", "orthogonal", "blocks"),
+    *(
+        "max_turn",
+        "nonfinite",
+        "maximize",
+        "foreach",
+        "fused",
+        "capturable",
+        "rounding",
+        "seed",
+        "role",
+    ),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from nero.kernels.cpu.library import Missing, load
 from nero.neurons import AxisSpec
 from nero.state import Hyper, in_working_dtype, tensor_step
 from nero.step.gradients import checked_gradients
+from nero.step.orthogonal import after_directions, directed, split_directed
 from nero.step.plan import Count, LocalGroup, Plan, plan_group, sharded_counts, torch_nero
 from nero.step.route import wants_kernel
 
@@ -58,6 +60,15 @@ def _has_kernel() -> bool:
 
 
 def _compiled_part(part: LocalGroup) -> list[Tensor]:
+    stacks, rest = split_directed(part.pairs, part.group)
+    counts = _compiled_rule(part._replace(pairs=rest))
+    for stack in stacks:
+        pairs = directed(stack, part.states, part.group)
+        counts += _compiled_rule(part._replace(pairs=pairs, group=after_directions(part.group)))
+    return counts
+
+
+def _compiled_rule(part: LocalGroup) -> list[Tensor]:
     group, hyper = part.group, hyper_of(part.group)
     kinds = ["cpu"] * (wants_kernel(group) and _has_kernel()) + ["cuda"] * bool(group["fused"])
     counts: list[Tensor] = []
@@ -113,6 +124,7 @@ def _fused_step(
         hyper.nonfinite,
         hyper.maximize,
         hyper.rounding,
+        math.inf if hyper.max_turn is None else hyper.max_turn,
         strict,
     )
 
@@ -137,6 +149,7 @@ def fused_step_(
     nonfinite: str,
     maximize: bool,
     rounding: str,
+    max_turn: float,
     strict: bool,
 ) -> Tensor:
     """Update `weights` and their state in place; axes come as pairs, with 0 blocks for all.
@@ -154,6 +167,8 @@ def fused_step_(
         "maximize": maximize,
         "capturable": False,
         "rounding": rounding,
+        "max_turn": None if max_turn == math.inf else max_turn,
+        "orthogonal": False,
         "neuron_axes": tuple(
             (axis, blocks) if blocks else axis
             for axis, blocks in zip(neuron_axes[::2], neuron_axes[1::2], strict=True)

@@ -16,9 +16,17 @@ from nero.groups import hyper_of, index_of, layout_of, parameter_name
 from nero.kernels.cpu.step import Batch, Settings, Shape
 from nero.kernels.facts import why_unreadable
 from nero.kernels.triton.launch import _fused_cuda_nero
-from nero.state import Hyper, StateError, TensorStep, in_working_dtype, tensor_step
+from nero.state import (
+    Hyper,
+    StateError,
+    TensorStep,
+    check_state,
+    in_working_dtype,
+    tensor_step,
+)
 from nero.step.foreach import _multi_tensor_nero
 from nero.step.gradients import checked_gradients, readable
+from nero.step.orthogonal import after_directions, directed, split_directed
 from nero.step.reference import _single_tensor_nero
 from nero.step.route import (
     CPU,
@@ -67,6 +75,21 @@ def torch_nero(steps: list[TensorStep], hyper: Hyper, *, foreach: bool) -> list[
     return (_multi_tensor_nero if foreach else _single_tensor_nero)(steps, hyper)
 
 
+class DirectedStep(NamedTuple):
+    """The step of a stack of layers that takes directions in place of gradients."""
+
+    key: Key
+    hyper: Hyper
+    part: LocalGroup  # the stack
+    whole: Mapping[str, Any]
+
+    def run(self) -> list[Tensor]:
+        """Find the directions, and update as `LocalStep` does."""
+        pairs = directed(self.part.pairs, self.part.states, self.part.group)
+        group = after_directions(self.part.group)
+        return _plan_rule(self.part._replace(pairs=pairs, group=group), self.whole).run()
+
+
 class Plan(NamedTuple):
     """A step that nothing stands against any more.
 
@@ -80,7 +103,7 @@ class Plan(NamedTuple):
 
     states: dict[Tensor, dict[str, Any]]
     new_state: list[tuple[Tensor, dict[str, Any]]]
-    steps: list[LocalStep]
+    steps: list[LocalStep | DirectedStep]
     sharded: list[ShardedStep]
 
     def run(self) -> list[Count]:
@@ -127,7 +150,8 @@ def plan_step(
     plan = Plan(states, [], [], [])
     all_pairs = checked_gradients(list(groups), position)
     for index, group, pairs in zip(indices, groups, all_pairs, strict=True):
-        if batch := _whole_batch(group, pairs, states):
+        batch = None if group["orthogonal"] else _whole_batch(group, pairs, states)
+        if batch:
             key = Key(None, True, group["neuron_axes"])
             plan.steps.append(LocalStep(key, hyper_of(group), True, batch, [], []))
         elif pairs:
@@ -187,7 +211,7 @@ def plan_group(plan: Plan, index: int, group: dict[str, Any], pairs: Pairs) -> N
                 parts = local_groups(each, some, complete, plan.sharded)
             else:
                 parts = [whole_group(each, some, complete)]
-            plan.steps.extend(_plan_local(part, each) for part in parts)
+            plan.steps.extend(step for part in parts for step in _plan_local(part, each))
     except StateError as error:
         name = parameter_name(group, index_of(error.p, group))
         raise RuntimeError(f"{name}: {error}") from None
@@ -206,7 +230,23 @@ def _check_memory(p: Tensor, g: Tensor, group: Mapping[str, Any]) -> None:
         )
 
 
-def _plan_local(part: LocalGroup, whole: Mapping[str, Any]) -> LocalStep:
+def _plan_local(part: LocalGroup, whole: Mapping[str, Any]) -> list[LocalStep | DirectedStep]:
+    stacks, rest = split_directed(part.pairs, part.group)
+    steps: list[LocalStep | DirectedStep] = []
+    if rest or not stacks:
+        steps.append(_plan_rule(part._replace(pairs=rest), whole))
+    hyper = hyper_of(part.group)
+    for pairs in stacks:
+        for p, _ in pairs:
+            check_state(p, part.states[p], layout_of(p, part.group), hyper)
+        # What may be refused of directions is refused of tensors like them: the weights.
+        stand_ins = [(p, p) for p, _ in pairs]
+        _plan_rule(part._replace(pairs=stand_ins, group=after_directions(part.group)), whole)
+        steps.append(DirectedStep(part.key, hyper, part._replace(pairs=pairs), whole))
+    return steps
+
+
+def _plan_rule(part: LocalGroup, whole: Mapping[str, Any]) -> LocalStep:
     group, hyper = part.group, hyper_of(part.group)
     fits: list[tuple[Tensor, Tensor, Shape]] = []
     triton: list[TensorStep] = []

@@ -26,6 +26,7 @@ from nero.neurons import NeuronLayout
 from nero.rounding import Place
 from nero.state import TensorStep, in_working_dtype
 from nero.step.gradients import readable
+from nero.step.orthogonal import after_directions, is_directed
 
 CPU = "fused CPU kernel"
 TRITON = "fused Triton kernel"
@@ -191,12 +192,15 @@ def describe(groups: Sequence[Mapping[str, Any]], states: States) -> str:
             g = p.detach() if p.grad is None else readable(p.grad)
             state = states.get(p, {})
             state = {**state, **in_working_dtype(p, state)}
-            found = route(p, g, state, group)
+            stage = ""
+            if group["orthogonal"] and is_directed(p, layout_of(p, group)):
+                stage, g = "orthogonal directions, then ", p.detach()
+            found = route(p, g, state, after_directions(group) if stage else group)
             library = load()
             note = found.reason
             if found.path == CPU and not isinstance(library, Missing):
                 note = library.instruction_set
-            paths[f"{found.path} ({note})" if note else found.path] += 1
+            paths[stage + (f"{found.path} ({note})" if note else found.path)] += 1
     return "; ".join(f"{path}: {count} parameters" for path, count in paths.items())
 
 

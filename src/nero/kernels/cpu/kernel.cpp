@@ -139,6 +139,7 @@ Work start(const Tensor& tensor, const Group& group, Corrections& now) {
   work.root_rest = std::sqrt(1 - group.beta);
   work.debias_m = now.debias_m;
   work.rate = now.rate;
+  work.limit = std::isinf(group.max_turn) ? HUGE_VAL : std::fabs(group.lr) * group.max_turn;
   work.scratch_neurons = is_rounded(tensor) ? 1 : is_row(tensor) ? 0 : gathered_at_once(tensor);
   return work;
 }

@@ -45,6 +45,7 @@ struct Group {
   double lr;  // negative to ascend
   double beta, momentum, radius;
   int64_t nonfinite;
+  double max_turn;  // in multiples of lr; infinite for no cap
 };
 
 // Some neurons of one tensor, at one step.
@@ -56,6 +57,7 @@ struct Work {
   double root_beta, root_rest;     // sqrt(beta), sqrt(1 - beta)
   double debias_m;                 // 1 - momentum^t
   double rate;                     // lr sqrt(1 - beta^t) / (1 - momentum^t)
+  double limit;                    // the longest step of a neuron of norm 1; infinite for no cap
   void* scratch;                   // gathered neurons, see scratch_row
   int64_t scratch_neurons;         // how many fit into it; 0 where neurons are rows in memory
 };

@@ -35,6 +35,7 @@ class GroupFields(ctypes.Structure):
         ("momentum", ctypes.c_double),
         ("radius", ctypes.c_double),
         ("nonfinite", ctypes.c_int64),
+        ("max_turn", ctypes.c_double),
     )
 
 

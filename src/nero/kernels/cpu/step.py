@@ -130,7 +130,8 @@ class Batch:
         radius = hyper.radius if isinstance(hyper.radius, (int, float)) else 1.0
         nonfinite = NONFINITE[hyper.nonfinite]
         lr = -lr if hyper.maximize else lr
-        self._fields = GroupFields(lr, hyper.beta, hyper.momentum, radius, nonfinite)
+        max_turn = math.inf if hyper.max_turn is None else hyper.max_turn
+        self._fields = GroupFields(lr, hyper.beta, hyper.momentum, radius, nonfinite, max_turn)
         self._columns = {name: array("Q") for name in ("shape", "w", "g", *STATE)}
         self._kept: list[Any] = []
 

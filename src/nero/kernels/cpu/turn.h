@@ -218,6 +218,14 @@ template <class C> double rate_of(const Work& work, const Neuron<C>& neuron) {
   return work.rate * (neuron.radius > 0 ? neuron.radius : neuron.scale);
 }
 
+// d of the step w <- w - g / d, which is no longer than the cap allows.
+template <class C>
+double divisor(const Work& work, const Neuron<C>& neuron, double rms, double g_norm) {
+  const double d = rms / rate_of(work, neuron);
+  const double least = g_norm / (work.limit * (neuron.radius > 0 ? neuron.radius : neuron.scale));
+  return std::fabs(d) < least ? std::copysign(least, d) : d;
+}
+
 // The running average of the norm, from that of the gradient; returns it.
 template <class C> double remember(const Work& work, const Neuron<C>& neuron, double g_norm) {
   double a = work.root_beta * (double)get(neuron.rms), b = work.root_rest / work.debias_m * g_norm;
@@ -240,14 +248,14 @@ bool turn_carefully(const Work& work, const Neuron<C>& neuron, S* w, const G* g,
   if (!work.tensor->m && !std::isfinite(g_norm) && work.group->nonfinite == SKIP) return false;
   double rms = remember(work, neuron, g_norm), rate = rate_of(work, neuron);
   if (g_norm != 0 && rms != 0 && rate != 0)
-    careful_turn(w, g, n, rms / rate, centers(work, neuron), neuron.radius);
+    careful_turn(w, g, n, divisor(work, neuron, rms, g_norm), centers(work, neuron), neuron.radius);
   return true;
 }
 
 // What the neurons of a tensor share, as `plan` takes it.
 struct Terms {
   double old_weight, new_weight;  // beta and 1 - beta, the latter corrected for momentum's bias
-  double rate, scale, n;
+  double rate, limit, scale, n;
   double center_above;  // neurons with a radius above this are centred
 
   explicit Terms(const Work& work) {
@@ -256,6 +264,7 @@ struct Terms {
     old_weight = work.root_beta * work.root_beta;
     new_weight = b * b;
     rate = work.rate;
+    limit = work.limit;
     scale = t.shape->dtype == FLOAT64 ? *(const double*)t.scale : *(const float*)t.scale;
     n = t.shape->fan_in;
     // A neuron without a radius of its own is not projected under radius="initial".
@@ -287,12 +296,18 @@ template <class C, int N> struct Plans {
     g[i] = s.g; gg[i] = s.gg; w[i] = s.w; ww[i] = s.ww; wg[i] = s.wg;
   }
 
+  NERO_INLINE void plan(const Terms& t) { t.limit < HUGE_VAL ? plan_as<true>(t) : plan_as<false>(t); }
+
   // No branches, so that the compiler takes several neurons at a time.
-  NERO_INLINE void plan(const Terms& t) {
+  template <bool CAPPED> NERO_INLINE void plan_as(const Terms& t) {
     for (int i = 0; i < N; ++i) {
       const double old = rms[i], own = radius[i];
       const double now = (C)std::sqrt(t.old_weight * old * old + t.new_weight * gg[i]);
-      const double step = t.rate * (own > 0 ? own : t.scale) / now;
+      double step = t.rate * (own > 0 ? own : t.scale) / now;
+      if (CAPPED) {
+        const double most = t.limit * (own > 0 ? own : t.scale) / std::sqrt(gg[i]);
+        step = step > most ? most : step < -most ? -most : step;
+      }
       const double middle = own > t.center_above ? (w[i] - step * g[i]) / t.n : 0;
       const double parts = ww[i] + step * step * gg[i];
       const double squares = parts - 2 * step * wg[i] - middle * middle * t.n;
@@ -352,7 +367,7 @@ bool update_entry(const Work& work, const Neuron<C>& neuron, S* w, const S* g, C
   }
   double rms = remember(work, neuron, std::isinf(x) ? NAN : std::fabs(x));
   double rate = rate_of(work, neuron);
-  if (x != 0 && rms != 0 && rate != 0) put(w, (C)((double)get(w) - x / (rms / rate)));
+  if (x != 0 && rms != 0 && rate != 0) put(w, (C)((double)get(w) - x / divisor(work, neuron, rms, std::fabs(x))));
   return finite;
 }
 

@@ -71,6 +71,8 @@ def fits(step: TensorStep, hyper: Hyper) -> str | None:
             return f"{name} is {x.dtype}"
         if x.device != device and not (name == "its step count" and x.device.type == "cpu"):
             return f"{name} is on {x.device}, not on {device}"
+    if hyper.max_turn is not None:
+        return "the kernel has no cap on the turn (max_turn)"
     if is_stochastic(hyper.rounding, step.w.dtype):
         return 'the Triton kernel does not round as rounding="stochastic" asks'
     if isinstance(hyper.lr, Tensor) and hyper.lr.device not in (device, torch.device("cpu")):
