@@ -72,7 +72,7 @@ def _picture(figure: str, path: Path, page: Path) -> str:
 
 
 def _list(sentences: Sequence[str]) -> str:
-    return "".join(f"- {sentence}\n" for sentence in sentences)
+    return "".join(f"- {table.plain(sentence)}\n" for sentence in sentences)
 
 
 def _claims(experiments: Sequence[Measured]) -> str:
@@ -137,7 +137,7 @@ def _best_peer(measured: Measured) -> str:
 
 def experiment(measured: Measured) -> str:
     """Return what is recorded of one experiment, in Markdown."""
-    parts = [f"### {heading(measured)}\n"]
+    parts = [f"### {table.plain(heading(measured))}\n"]
     if not measured.records:
         parts.append(f"Nothing is recorded: all {measured.missing} runs are missing.\n")
         return "\n".join(parts)

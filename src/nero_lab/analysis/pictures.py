@@ -59,7 +59,7 @@ def _draw_row(part: Any, measured: Measured) -> None:
     # Not the task's title, which may name data that these runs did not see.
     title = measured.comparison.preset.title
     name = f"{measured.name}, {title}" if title else measured.name
-    part.suptitle(f"{name}: {data}", fontsize=12, x=0.01, ha="left")
+    part.suptitle(_plain(f"{name}: {data}"), fontsize=12, x=0.01, ha="left")
     panels = part.subplots(1, 3, sharey=True)
     looks = styles(measured.series)
     legend = {}
@@ -88,9 +88,14 @@ def _draw_row(part: Any, measured: Measured) -> None:
     name = curve_name(measured) or f"val_{measured.metric.name}"
     panels[0].set_ylabel(name.replace("val_", "validation ").replace("_", " "))
     if legend:
-        labels = [series.label for series in measured.series if series.name in legend]
+        labels = [_plain(series.label) for series in measured.series if series.name in legend]
         lines = [legend[series.name] for series in measured.series if series.name in legend]
         part.legend(lines, labels, loc="outside right upper", frameon=False, fontsize=9)
+
+
+def _plain(text: str) -> str:
+    # What stands between two dollar signs is a formula to matplotlib.
+    return text.replace("$", r"\$")
 
 
 def _draw_curve(panel: Any, curve: Curve, style: Style) -> Any:
@@ -111,7 +116,7 @@ def _x_label(measured: Measured, drawn: Sequence[Curve]) -> str:
     """Return the label of the axis, and which lines lie on top of each other at chance."""
     names = "; ".join(curve.series.label for curve in drawn if flat(curve))
     label = x_name(measured)
-    return f"{label}\n{fill(f'(nothing learned: {names})', 58)}" if names else label
+    return f"{label}\n{fill(_plain(f'(nothing learned: {names})'), 58)}" if names else label
 
 
 def _draw_published(panel: Any, measured: Measured, looks: dict[str, Style]) -> None:
@@ -125,7 +130,7 @@ def _draw_published(panel: Any, measured: Measured, looks: dict[str, Style]) -> 
             panel.plot([end] * len(values), values, "*", color=colour, markersize=9, mec="white")
             shown = True
     if shown:
-        on = f" ({measured.stands_in_for})" if measured.stands_in_for else ""
+        on = f" ({_plain(measured.stands_in_for)})" if measured.stands_in_for else ""
         panel.set_title(f"{panel.get_title(loc='left')}; ★ published{on}", fontsize=11, loc="left")
 
 

@@ -40,7 +40,7 @@ def print_together(title: str, experiments: Sequence[Measured], console: Console
 def _print_table(
     title: str, headings: Iterable[str], rows: Iterable[Sequence[str]], console: Console
 ) -> None:
-    shown = Table(title=title, title_justify="left")
+    shown = Table(title=Text(title), title_justify="left")
     for name in headings:
         # As text: what is in brackets is a range, not markup.
         shown.add_column(Text(name))

@@ -1,5 +1,6 @@
 """The table of one experiment: its cells, the same for terminal, Markdown and page."""
 
+import html
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
@@ -124,7 +125,13 @@ def published(figures: Sequence[Published]) -> str:
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    escaped = ([plain(cell).replace("|", "\\|") for cell in cells] for cells in lines)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in escaped)
+
+
+def plain(text: str) -> str:
+    """Return text for a page in Markdown, in which names from elsewhere make no tag and no link."""
+    return html.escape(text, quote=False).replace("](", "]\\(")
 
 
 def about(measured: Measured) -> list[str]:

@@ -3,6 +3,7 @@
 import gc
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +63,9 @@ def run_bench(
         console: where to print.
     """
     start = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out):  # what cannot be written is known before it is measured
+        pass
     report = new_report(settings, command)
     for part in with_progress(list(parts(only or PARTS, settings)), console):
         report = part(report)
@@ -70,9 +74,8 @@ def run_bench(
         json.parent.mkdir(parents=True, exist_ok=True)
         json.write_text(report.to_json(), encoding="utf-8")
     print_grids(all_grids(report), console)
-    out.mkdir(parents=True, exist_ok=True)
     page = write_page(report, out)
-    console.print(f"Wrote {page}. It took {report.seconds:.0f} s.", soft_wrap=True)
+    console.print(f"Wrote {page}. It took {report.seconds:.0f} s.", markup=False, soft_wrap=True)
 
 
 def parts(only: Sequence[str], settings: Settings) -> Iterator[Part]:

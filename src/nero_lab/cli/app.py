@@ -1,5 +1,7 @@
 """The command line: `nero`."""
 
+import os
+
 try:
     import typer
 except ModuleNotFoundError:  # the library is installed without the lab
@@ -48,11 +50,34 @@ for command in (
     app.command()(command)
 
 
+_BROKEN_PIPE = 128 + 13
+"""the status of whom SIGPIPE ended"""
+
+
 def main() -> None:
     """Run the command line; what the console script `nero` calls."""
+    # In the processes that a command starts, modules of the folder where it is given, which may be
+    # anyone's, take the place of nobody else's.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         app()
-    except ModuleNotFoundError as error:
-        if (how := how_to_install(error)) is None:
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # `nero tasks | head -1`
+            raise SystemExit(_BROKEN_PIPE) from None
+        raise
+    except Exception as error:
+        if (line := _expected(error)) is None:
             raise
-        raise SystemExit(f"error: {how}") from None
+        raise SystemExit(f"error: {line}") from None
+
+
+def _expected(error: Exception) -> str | None:
+    """Return what to print of an error that is none of the program's, None of others."""
+    if isinstance(error, ModuleNotFoundError):
+        return how_to_install(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    from nero_lab.data.parts import MissingData
+    from nero_lab.training.checkpoints import CheckpointError
+
+    return str(error) if isinstance(error, OSError | MissingData | CheckpointError) else None

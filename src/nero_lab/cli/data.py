@@ -80,10 +80,12 @@ def get(
 
 def _table(folder: Path | None):
     from rich.table import Table
+    from rich.text import Text
 
     from nero_lab.data.parts import MissingData
     from nero_lab.data.sources import SOURCES, find_source
 
+    # As text: a path may hold square brackets, which are markup.
     table = Table("name", "what it is", "licence", "here", "get it", show_lines=True)
     for source in SOURCES.values():
         try:
@@ -95,5 +97,5 @@ def _table(folder: Path | None):
         except (ValueError, OSError) as error:
             here = f"cannot be read: {error}"
         what = f"{source.title}: {source.what}\nfiles: {source.format}"
-        table.add_row(source.name, what, source.licence, here, source.get)
+        table.add_row(*map(Text, (source.name, what, source.licence, here, source.get)))
     return table

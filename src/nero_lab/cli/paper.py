@@ -124,10 +124,11 @@ def _draw(
 ) -> None:
     from nero_lab.analysis.pictures import draw
     from nero_lab.analysis.show import print_tables
+    from nero_lab.training.messages import say
 
     print_tables(comparisons, records, console)
     for path in draw(comparisons, records, folder):
-        console.print(f"Picture: {path}", highlight=False, soft_wrap=True)
+        say(console, f"Picture: {path}")
 
 
 def _show(
@@ -139,6 +140,7 @@ def _show(
 ) -> None:
     from nero_lab.analysis.catalogue import measured
     from nero_lab.analysis.show import print_claims, print_tables
+    from nero_lab.training.messages import say
 
     if what == "table":
         print_tables(comparisons, records, console)
@@ -156,6 +158,6 @@ def _show(
             folder / "assets" / "results",
         )
         for path in written:
-            console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+            say(console, f"Written: {path}")
     for path, lines in records.unreadable():
-        console.print(f"{lines} unreadable lines in {path} are passed over.", soft_wrap=True)
+        say(console, f"{lines} unreadable lines in {path} are passed over.")

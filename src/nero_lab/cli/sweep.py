@@ -1,5 +1,6 @@
 """The command line of many runs: `nero sweep`."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -76,7 +77,7 @@ def _lrs(text: str) -> tuple[float, ...] | Literal["grid", "default"]:
         lrs = tuple(float(lr) for lr in text.split(","))
     except ValueError:
         lrs = ()
-    if not lrs or min(lrs) < 0:
+    if not lrs or not all(0 <= lr < math.inf for lr in lrs):
         raise typer.BadParameter(
             f"{text!r} is neither grid nor default nor learning rates: 0.001,0.01",
             param_hint="--lrs",

@@ -80,6 +80,7 @@ def train(
     from rich.console import Console
 
     from nero_lab.tasks.table import load_task
+    from nero_lab.training.messages import say_error
     from nero_lab.training.one_run import Wanted, is_first_process, torchrun_devices, train_one
 
     started = torchrun_devices()
@@ -105,7 +106,7 @@ def train(
     try:
         loaded = load_task(task)
     except ValueError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        say_error(console, error)
         raise typer.Exit(1) from None
     raise typer.Exit(train_one(loaded, wanted, console))
 

@@ -19,6 +19,7 @@ from nero_lab.sweeps.comparison import Comparison
 from nero_lab.sweeps.due import train_comparisons
 from nero_lab.sweeps.grid import OpenPool
 from nero_lab.sweeps.jobs import JobMaker
+from nero_lab.training.messages import say
 
 SEEDS = (0, 1, 2)
 
@@ -85,7 +86,7 @@ def run_study(
     records = Records(out)
     for name in tasks if fresh else ():
         if kept := records.set_aside(name):
-            console.print(f"Set aside: {kept}", soft_wrap=True, highlight=False, markup=False)
+            say(console, f"Set aside: {kept}")
     _report_records(records, tasks, console)
     folders = {} if data is None else dict.fromkeys(tasks, data)
     maker = JobMaker(out, folders, starts=study.starts)
@@ -96,8 +97,8 @@ def run_study(
     print_together(study.title, experiments, wide)
     written = write_files(experiments, out)
     names = [*(f"{name}.jsonl" for name in tasks), *(path.name for path in written[1:])]
-    console.print(f"Open {written[0]} (works without a network).", soft_wrap=True, markup=False)
-    console.print(f"Beside it: {', '.join(names)}.", soft_wrap=True, markup=False)
+    say(console, f"Open {written[0]} (works without a network).")
+    say(console, f"Beside it: {', '.join(names)}.")
     console.print(f"It took {time.monotonic() - start:.0f} s.", highlight=False)
     return code
 

@@ -11,6 +11,8 @@ from nero_lab.sweeps.comparison import Comparison
 from nero_lab.sweeps.estimate import Remaining, cheapest_first, minutes, remaining
 from nero_lab.sweeps.grid import OpenPool, train_missing_runs
 from nero_lab.sweeps.jobs import JobMaker
+from nero_lab.training.checkpoints import check_writable
+from nero_lab.training.messages import say, say_error
 
 
 def train_comparisons(
@@ -31,13 +33,19 @@ def train_comparisons(
 
     Returns:
         The exit code: 0; 1 where runs failed or an experiment's data are missing; 130 after Ctrl-C.
+
+    Raises:
+        CheckpointError: records or checkpoints cannot be written.
     """
     there = [each for each in comparisons if _has_data(each, maker, console)]
+    if there:
+        check_writable(records.folder, "records")
+        check_writable(maker.out, "checkpoints")
     ordered = cheapest_first(remaining(each, find_on(maker, records)) for each in there)
     for each in ordered:
-        console.print(str(each), highlight=False, soft_wrap=True)
+        say(console, str(each))
     if len(ordered) > 1:
-        console.print(total(ordered), highlight=False)
+        say(console, total(ordered))
     _match_weights(Due(there, records, maker)(), records, maker)
     due = Due([each.comparison for each in ordered], records, maker)
     tasks = {each.task.name: each.task for each in there}
@@ -60,8 +68,8 @@ def _has_data(comparison: Comparison, maker: JobMaker, console: Console) -> bool
     first = comparison.due(lambda run: None)[0]
     try:
         maker.make(first)
-    except MissingData as error:
-        console.print(f"[bold red]left out:[/] {comparison.task.name}: {error}", soft_wrap=True)
+    except (MissingData, ValueError) as error:
+        say_error(console, f"{comparison.task.name}: {error}", "left out:")
         return False
     return True
 

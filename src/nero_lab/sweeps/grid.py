@@ -16,8 +16,9 @@ from nero_lab.records.store import Records
 from nero_lab.sweeps.jobs import JobMaker, Pool, run_jobs
 from nero_lab.sweeps.view import SweepView, final_table
 from nero_lab.tasks.table import load_task
-from nero_lab.training.checkpoints import CheckpointError
+from nero_lab.training.checkpoints import CheckpointError, check_writable
 from nero_lab.training.context import INTERRUPTED
+from nero_lab.training.messages import say, say_error
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,15 @@ def sweep(
         maker = JobMaker(out, {} if data is None else {task.name: data}, accelerator)
         maker.where[task.name] = grid.task
         on_data = [maker.make(run).run for run in runs]
-    except (MissingData, ValueError) as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        check_writable(out, "records")
+    except (MissingData, ValueError, CheckpointError) as error:
+        say_error(console, error)
         return 1
     records = Records(out)
     code = train_missing_runs(lambda: on_data, records, {task.name: task}, maker, pool, console)
     wide = console if console.is_terminal else Console(file=console.file, width=150)
     wide.print(final_table(on_data, records, task.metric))
-    console.print(f"Records: {out / task.name}.jsonl", soft_wrap=True, highlight=False)
+    say(console, f"Records: {out / task.name}.jsonl")
     return code
 
 
@@ -136,16 +138,12 @@ def train_missing_runs(
             lost = run_jobs(due, records, workers, maker, view.show)
     except KeyboardInterrupt:
         done = sum(records.get(run) is not None for run in due())
-        console.print(f"[bold red]Interrupted.[/] {done} runs are recorded.", highlight=False)
+        say_error(console, f"{done} runs are recorded.", "Interrupted.")
         console.print("The same command again trains the rest.")
         return INTERRUPTED
     except (CheckpointError, MissingData, OSError) as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        say_error(console, error)
         return 1
     for event in lost:
-        console.print(
-            f"[bold red]{event.kind}:[/] {event.job.run}: {event.error}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say_error(console, f"{event.job.run}: {event.error}", f"{event.kind}:")
     return 1 if lost else 0

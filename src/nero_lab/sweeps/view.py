@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from nero_lab.experiments.run import Run
 from nero_lab.experiments.task import Metric
@@ -89,8 +90,8 @@ class SweepView:
         for (task, variant), group in grouped(runs).items():
             records = [record for run in group if (record := self.records.get(run)) is not None]
             table.add_row(
-                task,
-                variant,
+                Text(task),
+                Text(variant),
                 f"{len(records)}/{len(group)}",
                 self._best(task, [(r.run.lr, r.result) for r in records]),
                 ", ".join(
@@ -127,11 +128,13 @@ def grouped(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
 def final_table(runs: Sequence[Run], records: Records, metric: Metric) -> Table:
     """Return the test metric of every variant at every learning rate, over the seeds."""
     table = Table(
-        title=f"test {metric.name} ({metric.better} is better), mean over seeds [lowest, highest]",
+        title=Text(
+            f"test {metric.name} ({metric.better} is better), mean over seeds [lowest, highest]"
+        ),
         title_justify="left",
     )
     for heading in ("optimiser", "lr", f"validation {metric.name}", f"test {metric.name}", "seeds"):
-        table.add_column(heading)
+        table.add_column(Text(heading))
     for (_, variant), group in grouped(runs).items():
         lrs = sorted({run.lr for run in group})
         for lr in lrs:
@@ -139,10 +142,10 @@ def final_table(runs: Sequence[Run], records: Records, metric: Metric) -> Table:
             results = [record.result for record in found if record is not None]
             diverged = sum(result.status == "diverged" for result in results)
             table.add_row(
-                variant if lr == lrs[0] else "",
+                Text(variant) if lr == lrs[0] else "",
                 f"{lr:g}",
                 *(
-                    _range([result.metric(split, metric.name) for result in results])
+                    Text(_range([result.metric(split, metric.name) for result in results]))
                     for split in ("val", "test")
                 ),
                 f"{len(results)}/{len(found)}" + (f", {diverged} diverged" if diverged else ""),

@@ -63,7 +63,7 @@ def only_process(folder: Path, wait: float = 0.0) -> Iterator[None]:
             "choose another directory with --out"
         ) from None
     except OSError as error:
-        raise CheckpointError(_cannot_keep(folder, error)) from error
+        raise CheckpointError(_cannot_keep("checkpoints", folder, error)) from error
     try:
         yield
     finally:
@@ -73,9 +73,23 @@ def only_process(folder: Path, wait: float = 0.0) -> Iterator[None]:
         lock.release()
 
 
-def _cannot_keep(folder: Path, error: OSError) -> str:
+def check_writable(folder: Path, what: str) -> None:
+    """Make a folder where it is missing, and see that files can be written to it.
+
+    Raises:
+        CheckpointError: they cannot; `what` is what they are.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CheckpointError(_cannot_keep(what, folder, error)) from error
+
+
+def _cannot_keep(what: str, folder: Path, error: OSError) -> str:
     return (
-        f"cannot keep checkpoints in {folder}: {error.strerror or error}; "
+        f"cannot keep {what} in {folder}: {error.strerror or error}; "
         "choose another directory with --out"
     )
 
@@ -177,12 +191,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise CheckpointError(_cannot_keep(folder, error)) from error
+        check_writable(folder, "checkpoints")
 
     def files(self) -> list[Path]:
         """Return the checkpoints, the newest first."""

@@ -44,13 +44,16 @@ def launch_fabric(task: Task, run: Run, context: Context) -> Fabric:
     several = context.devices * context.nodes > 1
     # Where modules have an optimiser each, a loss gives gradients to some of the modules only.
     partial = type(task).trained_modules is not Task.trained_modules
-    fabric = Fabric(
-        accelerator=context.accelerator,
-        devices=context.devices,
-        num_nodes=context.nodes,
-        strategy=DDPStrategy(find_unused_parameters=partial) if several else "auto",
-        precision=run.precision,  # pyright: ignore[reportArgumentType]
-    )
+    try:
+        fabric = Fabric(
+            accelerator=context.accelerator,
+            devices=context.devices,
+            num_nodes=context.nodes,
+            strategy=DDPStrategy(find_unused_parameters=partial) if several else "auto",
+            precision=run.precision,  # pyright: ignore[reportArgumentType]
+        )
+    except RuntimeError as error:  # such as an accelerator that this machine does not have
+        raise ValueError(" ".join(str(error).split())) from error
     if several and "TORCHELASTIC_RUN_ID" in os.environ:
         _join_attempt("nccl" if fabric.device.type == "cuda" else "gloo")
     fabric.launch()

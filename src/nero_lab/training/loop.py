@@ -69,7 +69,7 @@ class Loop:
         self._check_devices()
         self.data = self._load_data()
         torch.manual_seed(run.seed)
-        self.raw_model = task.build_model(**run.model)
+        self.raw_model = self._build_model()
         if run.start is not None:
             self._start_from(run.start)
         modules = task.trained_modules(self.raw_model)
@@ -98,6 +98,14 @@ class Loop:
                 f"{found.name} ({found.digest})"
             )
         return self.task.load_data(found, self.run.batch_size, **self.run.data)
+
+    def _build_model(self) -> nn.Module:
+        try:
+            return self.task.build_model(**self.run.model)
+        except TypeError as error:
+            raise ValueError(
+                f"{self.run.task} builds no model with the options {dict(self.run.model)}: {error}"
+            ) from error
 
     def _start_from(self, start: Mapping[str, Any]) -> None:
         if self.context.start is None:

@@ -25,6 +25,7 @@ from nero_lab.records.store import Record, Records
 from nero_lab.training.checkpoints import CheckpointError, Checkpoints, only_process
 from nero_lab.training.context import INTERRUPTED, Context, Progress, Stopped, stop_on_signals
 from nero_lab.training.loop import train_run
+from nero_lab.training.messages import say, say_error
 
 _LINE_SECONDS = 10.0
 """Where there is no terminal, the least time between two lines of progress."""
@@ -75,7 +76,7 @@ def train_one(task: Task, wanted: Wanted, console: Console) -> int:
         with stop_on_signals(stop, (signal.SIGTERM, signal.SIGINT)) as came, ExitStack() as held:
             return _train(task, wanted, console, stop, came, held)
     except (MissingData, ValueError, CheckpointError, OSError) as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        say_error(console, error)
         return 1
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -99,13 +100,13 @@ def _train(
     weights = wanted.out / "weights" / f"{run.run_id}.pt"
     record = records.get(run)
     if record is not None and not wanted.fresh:
-        console.print(f"{run} is recorded already; --fresh trains it again.", highlight=False)
+        say(console, f"{run} is recorded already; --fresh trains it again.")
         _print_result(task, record.result, console)
         return 0
     if wanted.fresh and is_first_process() and checkpoints.exists():
         Checkpoints(checkpoints).clear()
     stands_in = f", in the place of {found.stand_in_for}" if found.stand_in_for else ""
-    console.print(f"{run}, on {found.name}{stands_in}", highlight=False)
+    say(console, f"{run}, on {found.name}{stands_in}")
     try:
         with _Bar(task, console) as bar:
             result = train_run(
@@ -125,14 +126,14 @@ def _train(
                 ),
             )
     except Stopped as stopped:
-        console.print(f"{stopped}, saved in {checkpoints}. The same command again goes on.")
+        say(console, f"{stopped}, saved in {checkpoints}. The same command again goes on.")
         return INTERRUPTED if signal.SIGINT in came else 0
     if is_first_process():
         records.append(Record(run, result, data_stands_in_for=found.stand_in_for))
         if checkpoints.exists():
             Checkpoints(checkpoints).clear()
     _print_result(task, result, console)
-    console.print(f"Record: {wanted.out / task.name}.jsonl; weights: {weights}", soft_wrap=True)
+    say(console, f"Record: {wanted.out / task.name}.jsonl; weights: {weights}")
     return 0
 
 
@@ -172,7 +173,7 @@ def _print_result(task: Task, result: Result, console: Console) -> None:
         if name in values
     ]
     line = [f"{result.status} after {result.steps} steps in {result.seconds:.1f} s", *parts]
-    console.print(", ".join(line), highlight=False, soft_wrap=True)
+    say(console, ", ".join(line))
 
 
 class _Bar:
@@ -181,10 +182,10 @@ class _Bar:
     def __init__(self, task: Task, console: Console) -> None:
         self.task, self.console = task, console
         self.bar = ProgressBar(
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("epoch {task.fields[epoch]}", markup=False),
             BarColumn(),
             TextColumn("{task.completed}/{task.total} steps"),
-            TextColumn("{task.fields[metrics]}"),
+            TextColumn("{task.fields[metrics]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left:"),
             TimeRemainingColumn(),
@@ -220,6 +221,4 @@ class _Bar:
         )
         if not self.console.is_terminal and self.bar.get_time() >= self.next_line:
             self.next_line = self.bar.get_time() + _LINE_SECONDS
-            self.console.print(
-                f"{progress.step}/{progress.steps} steps  {metrics}", highlight=False
-            )
+            say(self.console, f"{progress.step}/{progress.steps} steps  {metrics}")

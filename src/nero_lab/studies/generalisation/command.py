@@ -20,6 +20,7 @@ from nero_lab.sweeps.grid import OpenPool, train_missing_runs
 from nero_lab.sweeps.jobs import JobMaker
 from nero_lab.tasks.controlled_margin import ControlledMargin
 from nero_lab.tasks.even_odd import EvenOdd
+from nero_lab.training.messages import say_error
 
 
 def run_generalisation(
@@ -96,7 +97,7 @@ def _train(
     try:
         found = [maker.make(run).run for run in runs]
     except MissingData as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        say_error(console, error)
         return 1, []
     code = train_missing_runs(lambda: found, records, {task.name: task}, maker, pool, console)
     known = [record for run in found if (record := records.get(run)) is not None]
