@@ -49,6 +49,8 @@ CASES: dict[str, dict[str, Any]] = {
     for momentum in (0.0, 0.9)
 } | {"beta 0": {"beta": 0.0}, "beta 0.9": {"beta": 0.9}}
 
+# Tensors whose directions are made orthogonal, and the blocks of each.
+DIRECTIONS = {"linear": 1, "conv": 2, "transposed": 1, "grouped_transposed": 1, "experts": 3}
 # In bfloat16 the two differ where a weight lies at the middle between two numbers.
 LOW_PRECISION = ("both, momentum 0.0", "norm, momentum 0.9")
 

@@ -155,6 +155,7 @@ LAYERS: Mapping[str, Layer] = {
     "nero.optax.models": layer("nero.optax.neurons nero.optax.registry", theirs="jax flax equinox"),
     "nero.optax.options": layer(theirs=""),
     "nero.optax.geometry": layer("nero.neurons", theirs="jax"),
+    "nero.optax.initialize": layer(theirs="jax numpy"),
     "nero.optax.rule": layer("nero.optax.geometry", theirs="jax"),
     "nero.optax.directions": layer("nero.neurons nero.optax.geometry", theirs="jax"),
     "nero.optax.state": layer(f"nero.neurons {BELOW_OPTAX_STATE}", theirs="jax"),

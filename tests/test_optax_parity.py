@@ -10,6 +10,8 @@ import pytest
 
 from optax_problem import FROM_JAX, FROM_TORCH, JAX_SEED, TORCH_SEED
 from torch_side import results
+from torch_training import losses
+from training_problem import FROM_TORCH as TRAINING_FROM_TORCH
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,11 @@ def test_the_stored_results(path: Path, seed: int) -> None:
         np.testing.assert_allclose(
             value, expected[name], rtol=tolerance, atol=tolerance, err_msg=name
         )
+
+
+def test_the_stored_losses() -> None:
+    found = losses()
+    with np.load(TRAINING_FROM_TORCH) as file:
+        assert set(file) == set(found)
+        for name, value in found.items():
+            np.testing.assert_allclose(value, file[name], rtol=0.01, err_msg=name)

@@ -7,8 +7,11 @@ import numpy as np
 import torch
 
 import nero
+import nero.directions
+from nero.geometry import split_view
 from optax_problem import (
     CASES,
+    DIRECTIONS,
     FROM_TORCH,
     LOW_PRECISION,
     STEPS,
@@ -45,11 +48,24 @@ def run(seed: int, dtype: torch.dtype, options: Mapping[str, Any]) -> dict[str, 
     }
 
 
+def directions(seed: int) -> dict[str, np.ndarray]:
+    """Orthogonal directions of the first gradients."""
+    found = {}
+    for name, blocks in DIRECTIONS.items():
+        g = torch.from_numpy(gradients(seed)[0][name])
+        layout = nero.NeuronLayout(tuple(g.shape), TENSORS[name][1])
+        stack = nero.directions.layers(split_view(g, layout), layout, blocks)
+        u = nero.directions.directions(stack, center=True)
+        found[name] = nero.directions.from_layers(u, layout).reshape(g.shape).numpy()
+    return found
+
+
 def results(seed: int) -> dict[str, np.ndarray]:
     """All cases: "case/weights" and so on."""
     found = {}
     for case, options in CASES.items():
         found |= {f"{case}/{k}": x for k, x in run(seed, torch.float64, options).items()}
+    found |= {f"directions/{name}": u for name, u in directions(seed).items()}
     for case in LOW_PRECISION:
         made = run(seed, torch.bfloat16, CASES[case])
         found |= {f"bfloat16, {case}/{k}": x for k, x in made.items()}

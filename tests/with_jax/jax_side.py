@@ -11,10 +11,13 @@ import numpy as np
 import optax
 
 from nero.optax import NeuronDimensionNumbers, balance, nero
+from nero.optax.directions import directions
+from nero.optax.geometry import split
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from optax_problem import (
     CASES,
+    DIRECTIONS,
     FROM_JAX,
     JAX_SEED,
     LOW_PRECISION,
@@ -59,12 +62,24 @@ def run(seed: int, dtype: Any, case: str) -> dict[str, np.ndarray]:
     }
 
 
+def orthogonal(seed: int) -> dict[str, np.ndarray]:
+    """Orthogonal directions of the first gradients."""
+    found = {}
+    for name, blocks in DIRECTIONS.items():
+        g = jnp.asarray(gradients(seed)[0][name])
+        layout = DIMS[name].layout(g.shape)
+        u = jax.jit(lambda g, n=layout, b=blocks: directions(split(g, n), n, center=True, blocks=b))
+        found[name] = np.asarray(u(g)).reshape(g.shape)
+    return found
+
+
 def results(seed: int) -> dict[str, np.ndarray]:
     """All cases: "case/weights" and so on."""
     found = {}
     with jax.enable_x64(True):
         for case in CASES:
             found |= {f"{case}/{k}": x for k, x in run(seed, jnp.float64, case).items()}
+        found |= {f"directions/{name}": u for name, u in orthogonal(seed).items()}
     for case in LOW_PRECISION:
         made = run(seed, jnp.bfloat16, case)
         found |= {f"bfloat16, {case}/{k}": x for k, x in made.items()}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from optax_problem import CASES, FROM_JAX, FROM_TORCH, JAX_SEED, LOW_PRECISION, TORCH_SEED
-from with_jax.jax_side import run
+from with_jax.jax_side import orthogonal, run
 
 # Both sides do the same arithmetic in another order.
 FLOAT64_TOLERANCE = 1e-10
@@ -38,6 +38,13 @@ def test_float64(case: str, path: Path, seed: int) -> None:
     for name, value in found.items():
         expected = stored(path)[f"{case}/{name}"]
         np.testing.assert_allclose(value, expected, rtol=FLOAT64_TOLERANCE, atol=FLOAT64_TOLERANCE)
+
+
+def test_orthogonal_directions() -> None:
+    with jax.enable_x64(True):
+        found = orthogonal(TORCH_SEED)
+    for name, value in found.items():
+        np.testing.assert_allclose(value, stored(FROM_TORCH)[f"directions/{name}"], atol=1e-10)
 
 
 @pytest.mark.parametrize("case", LOW_PRECISION)

@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from nero.optax.balance import balance
+from nero.optax.initialize import isometric
 from nero.optax.models import equinox_neurons, flax_neurons, nnx_neurons
 from nero.optax.neurons import NeuronDimensionNumbers, neuron_roles
 from nero.optax.registry import register_neurons
@@ -29,6 +30,7 @@ __all__ = [
     "balance",
     "equinox_neurons",
     "flax_neurons",
+    "isometric",
     "keep_neurons_balanced",
     "nero",
     "neuron_roles",
