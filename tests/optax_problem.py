@@ -16,7 +16,8 @@ TORCH_SEED, JAX_SEED = 1, 2
 STEPS = 100
 
 # Name -> shape and neuron axes: how torch and flax store linear layers, convolutions, transposed
-# and grouped ones, experts and biases; fan-ins that are too small; a neuron for the whole array.
+# and grouped ones, experts and biases; fan-ins that are too small; weights of zero; a neuron for
+# the whole array.
 TENSORS: dict[str, tuple[tuple[int, ...], tuple[Any, ...]]] = {
     "linear": ((5, 7), (0,)),
     "kernel": ((6, 4), (1,)),
@@ -27,6 +28,7 @@ TENSORS: dict[str, tuple[tuple[int, ...], tuple[Any, ...]]] = {
     "experts": ((2, 3, 5), (0, 1)),
     "attention": ((6, 2, 3), (1, 2)),
     "narrow": ((5, 2), (0,)),
+    "from_zero": ((4, 6), (0,)),
     "whole": ((3, 4), ()),
     "bias": ((6,), (0,)),
     "scalar": ((), (0,)),
@@ -58,7 +60,8 @@ LOW_PRECISION = ("both, momentum 0.0", "norm, momentum 0.9")
 def initial_weights(seed: int) -> dict[str, np.ndarray]:
     """Weights before projection, float64. The legacy generator, whose streams never change."""
     random = np.random.RandomState(seed)
-    return {name: np.asarray(random.standard_normal(shape)) for name, (shape, _) in TENSORS.items()}
+    found = {name: random.standard_normal(shape) for name, (shape, _) in TENSORS.items()}
+    return {name: np.asarray(w * (name != "from_zero")) for name, w in found.items()}
 
 
 def gradients(seed: int) -> list[dict[str, np.ndarray]]:

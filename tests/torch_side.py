@@ -1,5 +1,6 @@
 """Nero on `optax_problem`: `python tests/torch_side.py` writes golden/from_torch.npz."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,9 @@ def run(seed: int, dtype: torch.dtype, options: Mapping[str, Any]) -> dict[str, 
         for name, w in initial_weights(seed).items()
     }
     groups = [{"params": [params[name]], "neuron_axes": TENSORS[name][1]} for name in TENSORS]
-    optimizer = nero.Nero(groups, foreach=False, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*the weights start at", UserWarning)
+        optimizer = nero.Nero(groups, foreach=False, **options)
     every = gradients(seed)
     for t in range(1, STEPS + 1):
         for group in optimizer.param_groups:

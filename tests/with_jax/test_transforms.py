@@ -111,11 +111,28 @@ def test_neurons_off_their_set_come_back() -> None:
 def test_neurons_that_cannot_be_projected() -> None:
     narrow = jnp.array([[3.0, 4.0]])
     assert balance(narrow, ROWS).tolist() == [[3.0, 4.0]]
+    np.testing.assert_array_equal(balance(1e-4 * rows_of_four(), ROWS), 1e-4 * rows_of_four())
     rows = jnp.array([[0.0] * 4, [2.0] * 4, [jnp.nan, 1, 2, 3], [1.0, 2, 3, 4]])
     balanced = balance(rows, ROWS)
     np.testing.assert_array_equal(balanced[:3], rows[:3])
     assert abs(float(jnp.linalg.norm(balanced[3])) - 1) < 1e-6
     np.testing.assert_array_equal(balance(balanced, ROWS), balanced)
+
+
+def rows_of_four() -> jax.Array:
+    return jnp.array([[1.0, 2, 3, 4], [4.0, 0, -1, 2]])
+
+
+@pytest.mark.parametrize("radius", ["unit", "initial", None])
+def test_what_starts_at_zero_grows(radius: Any) -> None:
+    """As an adapter's second matrix: held to no norm, by about the learning rate a step."""
+    tx = nero(0.01, neuron_dimension_numbers=ROWS, radius=radius)
+    w, g = jnp.zeros((2, 4)), rows_of_four()
+    state = init(tx, w)
+    for _ in range(3):
+        updates, state = update(tx, g - g.mean(1, keepdims=True), state, w)
+        w = w + updates
+    np.testing.assert_allclose(jnp.linalg.norm(w, axis=1), 0.03, rtol=1e-5)
 
 
 def test_cap() -> None:
@@ -150,7 +167,7 @@ def test_dtypes(dtype: Any) -> None:
 def test_state_is_small() -> None:
     w = {"kernel": jnp.zeros((512, 64))}
     state = nero(neuron_dimension_numbers=NeuronDimensionNumbers((-1,))).init(w)
-    assert sum(x.size for x in jax.tree.leaves(state)) == 64 + 3  # scale, count and skipped
+    assert sum(x.size for x in jax.tree.leaves(state)) == 64 + 4  # scale, radius, two counts
 
 
 @pytest.mark.parametrize(

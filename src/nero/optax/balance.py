@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from nero.optax.geometry import constraints, project
+from nero.optax.geometry import constraints, project, starts_at_zero
 from nero.optax.neurons import DimensionNumbers, neurons_of
 from nero.optax.options import Options
 
@@ -21,8 +22,8 @@ def balance(
     """Put each neuron on its constraint set, as `nero.optax.nero` keeps it there.
 
     What the optimiser for torch does when it is built. Neurons that are on their set keep every
-    bit, and so do those that cannot be projected: zero or constant ones, and those with too small
-    a fan-in.
+    bit, and so do those that cannot be projected: zero or constant ones, those with too small a
+    fan-in, and tensors that start at (nearly) zero, whose neurons grow from there, free.
 
     Args:
         params: the parameters, floating-point arrays of any number of axes.
@@ -57,8 +58,10 @@ def balance(
         new = []
         for p, neurons in zip(leaves, every, strict=True):
             center, normalize = constraints(neurons.layout, options.center, options.radius)
-            norm = options.fixed_radius if normalize and options.radius != "initial" else None
-            new.append(project(p, neurons.layout, center=center, radius=norm))
+            norm = options.number if normalize and options.radius != "initial" else None
+            balanced = project(p, neurons.layout, center=center, radius=norm)
+            grows = starts_at_zero(p, neurons.layout) & normalize
+            new.append(jnp.where(grows, p, balanced))
         return new
 
     leaves, tree = jax.tree.flatten(params)

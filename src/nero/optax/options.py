@@ -26,7 +26,7 @@ class Options(NamedTuple):
         return self.momentum is not None and not (_is_number(self.momentum) and not self.momentum)
 
     @property
-    def fixed_radius(self) -> Any:
+    def number(self) -> Any:
         """The norm of every neuron, where it is the same for all."""
         return 1.0 if self.radius == "unit" else self.radius
 

@@ -96,11 +96,17 @@ def turn(
     new = w + c * d
     if axes and (center or radius is not None):
         count = max(1, fan_in(w, axes))
-        mean = (axis_sum(w, axes) + c * axis_sum(d, axes)) / count if center else 0.0
+
+        def total(x: jax.Array) -> jax.Array:
+            # Selected, which also keeps XLA's CPU backend from computing what follows together
+            # with the sum, in temporaries of the parameter's size.
+            return jnp.where(moves, axis_sum(x, axes), 0)
+
+        mean = (total(w) + c * total(d)) / count if center else 0.0
         scale = 1.0
         if radius is not None:
-            size, step = axis_sum(w * w, axes), c * axis_norm(d, axes)
-            square = size + 2 * c * axis_sum(w * d, axes) + step * step - count * mean * mean
+            size, step = total(w * w), c * axis_norm(d, axes)
+            square = size + 2 * c * total(w * d) + step * step - count * mean * mean
             noise = CANCELLED_ULPS * float(jnp.finfo(w.dtype).eps) * (size + step * step)
             normal = (square > noise) & (jnp.asarray(radius) > 0)
             scale = jnp.where(normal, radius / jnp.sqrt(jnp.where(normal, square, 1)), 1)

@@ -63,10 +63,10 @@ def _direction(
 ) -> Direction:
     """The direction of one parameter and its running averages, in `layout.split_shape`."""
     layout = neurons.layout
-    center, normalize = constraints(layout, options.center, options.radius)
+    center, _ = constraints(layout, options.center, options.radius)
     hyper: dict[str, Any] = {
         "t": t,
-        "r": options.fixed_radius if normalize and options.radius != "initial" else r,
+        "r": r,
         "beta": options.beta,
         "momentum": options.momentum,
         "max_turn": options.max_turn,
@@ -113,7 +113,7 @@ def turn_all(
     for p, d, c, own, neurons in zip(leaves, made.d, made.a, kept, every, strict=True):
         layout = neurons.layout
         center, normalize = constraints(layout, options.center, options.radius)
-        radius = (options.fixed_radius if own is None else own) if normalize else None
+        radius = own if normalize else None
         w = split(p, layout)
         new = turn(w, d.astype(w.dtype), c, layout.fan_in_axes, center=center, radius=radius)
         # Rounded before subtracting, so that adding the difference gives the rounded weight.

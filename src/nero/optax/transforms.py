@@ -153,7 +153,8 @@ def nero(
         w <- w - mean(w);  w <- r w / ||w||
 
     Biases and gains move by the learning rate times their mean size at the start, each entry by
-    its own running average, and are never projected.
+    its own running average, and are never projected. Weights that are (nearly) zero when the state
+    is made grow from there, by about the learning rate a step, and are held to no norm.
 
     The initial weights have to be on their sets: `params = balance(params, dims)` puts them there.
 
