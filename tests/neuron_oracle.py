@@ -45,7 +45,7 @@ def classes_by_effect(outputs: Tensor, p: Tensor) -> list[int]:
     labels = []
     for effect in effects:
         near = [k for k, r in enumerate(representatives) if (effect - r).abs().max() < 1e-9 * scale]
-        assert len(near) < 2, "two neurons that cannot be told apart: make the inputs richer"
+        assert len(near) < 2, "two neurons that look alike: make the inputs richer"
         labels.append(near[0] if near else len(representatives))
         if not near:
             representatives.append(effect)

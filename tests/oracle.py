@@ -1,7 +1,7 @@
 """Nero in float64, by plain loops over neurons, written from paper.md section 3 alone.
 
-Shares no code with the package, not even the notion of a layout: the tests tell it which entries
-make up each neuron as lists of flat indices.
+Shares no code with the package, not even the notion of a layout: the tests give it the entries
+of each neuron as lists of flat indices.
 """
 
 from collections.abc import Sequence

@@ -71,7 +71,7 @@ def growth(samples: Sequence[Sample]) -> Growth:
 
 
 def resident() -> float:
-    """MiB of the process that are in memory, as Linux tells."""
+    """MiB of the process that are in memory, as Linux reports."""
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     return pages * 4096 / 2**20
 
@@ -146,7 +146,7 @@ def operate(seed: int, done: Counter[str]) -> None:
 def soak(minutes: float, first: int, done: Counter[str]) -> list[Sample]:
     """Work for so long; returns what memory was after each round."""
     network, samples = Network(), []
-    start = told = time.monotonic()
+    start = printed = time.monotonic()
     round_ = 0
     while len(samples) < LEAST_ROUNDS or time.monotonic() < start + 60 * minutes:
         try:
@@ -159,8 +159,8 @@ def soak(minutes: float, first: int, done: Counter[str]) -> list[Sample]:
         round_ += 1
         gc.collect()
         samples.append(Sample(time.monotonic() - start, resident()))
-        if time.monotonic() >= told + 60:
-            told = time.monotonic()
+        if time.monotonic() >= printed + 60:
+            printed = time.monotonic()
             at = samples[-1]
             print(
                 f"{at.seconds / 60:.0f} min: {at.mebibytes:.1f} MiB, {done['steps']} steps",

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from helpers import (
     balanced,
-    bits,
     build,
     every_path,
-    give_gradients,
     network,
     snapshot,
     tangent,
@@ -98,23 +96,6 @@ def test_a_scaler_that_finds_infinities_skips_the_step_whole(path: PathRow):
     assert optimizer.skipped_neurons() == 0
     step(2, overflow=False)
     assert snapshot(optimizer) != before
-
-
-@every_path
-@pytest.mark.parametrize(("scale", "tolerance"), [(2.0**12, 0), (1000.0, 1e-6)])
-def test_a_constant_scale_that_nobody_takes_out_gives_the_same_steps(
-    path: PathRow, scale: float, tolerance: float
-):
-    model = network()
-    twin = copy.deepcopy(model)
-    optimizer, reference = (build(m.parameters(), path, momentum=0.9) for m in (model, twin))
-    for seed in range(5):
-        for m, one, factor in ((model, optimizer, scale), (twin, reference, 1.0)):
-            one.zero_grad()
-            (factor * loss_of(m, seed)).backward()
-            one.step()
-    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=0, atol=tolerance)
 
 
 @every_path
@@ -240,25 +221,3 @@ def test_pure_float16_trains_under_a_constant_scale(path: PathRow, rounding: str
     assert optimizer.skipped_neurons() == 1
     assert all(p.isfinite().all() for p in model.parameters())
     assert loss(0).item() < 0.8 * start
-
-
-@every_path
-def test_skipping_a_step_leaves_the_noise_where_it_was(path: PathRow):
-    """The noise follows the parameter's own step count, which a skipped step does not move."""
-    params = weights_like((4, 6), (4, 6), dtype=torch.bfloat16)
-    twins = copy.deepcopy(params)
-    optimizer, reference = (build(w, path, rounding="stochastic") for w in (params, twins))
-    scaler = scaler_for("cpu")
-    scaler.scale(torch.zeros(()))  # starts it
-    for seed in range(3):
-        give_gradients(params, seed)
-        for p in params:
-            p.grad *= scaler.get_scale()
-        if seed == 1:
-            params[1].grad[0, 0] = torch.inf
-        scaler.step(optimizer)
-        scaler.update()
-        if seed != 1:
-            give_gradients(twins, seed)
-            reference.step()
-    assert bits(params) == bits(twins)

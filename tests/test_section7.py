@@ -28,7 +28,7 @@ from helpers import (
     weights_like,
 )
 from nero import Nero
-from optimizer_table import PathRow
+from optimizer_table import TENSORS, PathRow, TensorRow, names
 
 every_nonfinite = pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf], ids=str)
 # None of these moves a weight that is where the user put it.
@@ -229,41 +229,20 @@ def test_7_4_padding_rows_stay_zero(path: PathRow):
     assert balanced(weight[[0, 1, 3, 4]])
 
 
-LAYOUTS: dict[str, tuple[tuple[int, ...], Any]] = {
-    "transposed convolution": (tuple(nn.ConvTranspose2d(3, 4, (2, 3)).weight.shape), (1,)),
-    "grouped transposed convolution": (
-        tuple(nn.ConvTranspose2d(4, 6, 3, groups=2).weight.shape),
-        ((0, 2), 1),
-    ),
-    "(in, out) linear": ((6, 4), (1,)),
-    "experts": ((2, 3, 5), (0, 1)),
-    "last axis by its negative number": ((6, 4), (-1,)),
-}
-
-
-def slices(w: Tensor, neuron_axes: Any) -> list[Tensor]:
-    """The neurons of one of the LAYOUTS, picked by hand."""
-    if neuron_axes == ((0, 2), 1):
-        return [part[:, out] for part in w.chunk(2) for out in range(w.shape[1])]
-    if neuron_axes == (0, 1):
-        return [w[expert, out] for expert in range(w.shape[0]) for out in range(w.shape[1])]
-    return [w.select(neuron_axes[0], out) for out in range(w.shape[neuron_axes[0]])]
+MATRICES = [row for row in TENSORS if len(row.shape) > 1]
 
 
 @every_path
-@pytest.mark.parametrize(("shape", "neuron_axes"), LAYOUTS.values(), ids=LAYOUTS)
-def test_7_5_neurons_lie_along_the_axes_that_the_layer_keeps_them_in(
-    path: PathRow, shape: tuple[int, ...], neuron_axes: Any
-):
-    params = weights_like(shape, shape, dtype=torch.float64)
-    optimizer = build(params, path, neuron_axes=neuron_axes)
+@pytest.mark.parametrize("row", MATRICES, ids=names(MATRICES))
+def test_7_5_neurons_lie_along_the_axes_that_the_layer_keeps_them_in(path: PathRow, row: TensorRow):
+    params = weights_like(row.shape, row.shape, dtype=torch.float64)
+    optimizer = build(params, path, neuron_axes=row.neuron_axes)
     before = copy.deepcopy(params)
     train(optimizer, range(1))
+    neurons = torch.tensor(row.neurons)
     for p, q in zip(params, before, strict=True):
-        rows = torch.stack([part.flatten() for part in slices(q.detach(), neuron_axes)])
-        grads = torch.stack([part.flatten() for part in slices(p.grad, neuron_axes)])
-        after = torch.stack([part.flatten() for part in slices(p.detach(), neuron_axes)])
-        moved = rows - 0.01 * grads / grads.norm(dim=1, keepdim=True)
+        after, start, g = (x.detach().flatten()[neurons] for x in (p, q, p.grad))
+        moved = start - 0.01 * g / g.norm(dim=1, keepdim=True)
         moved -= moved.mean(1, keepdim=True)
         torch.testing.assert_close(
             after, moved / moved.norm(dim=1, keepdim=True), rtol=0, atol=1e-9

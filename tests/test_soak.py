@@ -32,7 +32,7 @@ def test_a_round_that_takes_most_of_the_time_leaves_a_line():
     assert grown.kibibytes_a_minute == pytest.approx(1024 * 60 / 8.9)
 
 
-def test_a_short_soak_runs_and_tells(capsys: pytest.CaptureFixture[str]):
+def test_a_short_soak_runs_and_reports(capsys: pytest.CaptureFixture[str]):
     assert soak.main(["--minutes", "0.03", "--limit", "1000", "--seed", "5"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"\d rounds: \{.*'network steps': \d+", printed)
@@ -46,7 +46,7 @@ def test_memory_that_grows_fails(monkeypatch: pytest.MonkeyPatch):
     assert soak.main([]) == 0
 
 
-def test_a_failure_tells_its_seed(
+def test_a_failure_names_its_seed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def fail(seed: int, done: object) -> None:

@@ -157,50 +157,45 @@ def test_gradients_of_any_size_turn_alike(scale: float, center: bool):
     )
 
 
+def odd_rows(rows: Tensor, g: Tensor) -> None:
+    g[7], g[8, 3], g[9, 1], g[10] = 0, torch.nan, torch.inf, 1e-7 * g[10]
+    g[11] = -40 * (rows[11] / rows[11].norm() + 0.1 * g[11])
+
+
+def odd_entries(_: Tensor, g: Tensor) -> None:
+    g[3], g[20], g[40], g[68] = 0, torch.nan, torch.inf, -torch.inf
+
+
 @every_dtype
-@pytest.mark.parametrize("neuron_axes", [(0,), (1,)])
-def test_odd_neurons_among_others_do_as_the_rule_says(dtype: torch.dtype, neuron_axes: Any):
+@pytest.mark.parametrize(
+    ("shape", "spoil", "absent", "turned"),
+    [((40, 50), odd_rows, 2, False), ((40, 50), odd_rows, 2, True), ((70,), odd_entries, 3, False)],
+    ids=["rows", "columns", "entries"],
+)
+def test_odd_neurons_among_others_do_as_the_rule_says(
+    dtype: torch.dtype, shape: tuple[int, ...], spoil: Any, absent: int, turned: bool
+):
     """Neurons that sit a step out, or need care, beside others in one block of lanes."""
 
-    def run(**options: Any) -> tuple[list[Tensor], int]:
-        generator = torch.Generator().manual_seed(0)
-        rows = torch.randn(40, 50, generator=generator)
-        rows[3], rows[4] = 0, 0.01
-        w = nn.Parameter((rows if neuron_axes == (0,) else rows.t().contiguous()).to(dtype))
-        optimizer = nero.Nero([w], lr=0.05, neuron_axes=neuron_axes, **options)
-        for _ in range(3):
-            g = torch.randn(40, 50, generator=generator)
-            g[7], g[8, 3], g[9, 1], g[10] = 0, torch.nan, torch.inf, 1e-7 * g[10]
-            g[11] = -40 * (rows[11] / rows[11].norm() + 0.1 * g[11])
-            w.grad = (g if neuron_axes == (0,) else g.t().contiguous()).to(dtype)
-            optimizer.step()
-        skipped = optimizer.skipped_neurons()
-        return [w.detach(), optimizer.state[w]["rms"]], skipped
-
-    (ours, skipped), (rules, expected) = run(fused=True), run(foreach=False)
-    assert skipped == expected == 6
-    rtol = {torch.float64: 1e-12, torch.float32: FLOAT32_TOLERANCE}.get(dtype, 0.01)
-    for a, b in zip(ours, rules, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=rtol * float(b.abs().max()))
-
-
-@every_dtype
-def test_odd_entries_among_others_do_as_the_rule_says(dtype: torch.dtype):
-    """Gains and biases go in blocks of lanes, unless one in the block needs a closer look."""
+    def stored(x: Tensor) -> Tensor:
+        return (x.t().contiguous() if turned else x).to(dtype)
 
     def run(**options: Any) -> tuple[list[Tensor], int]:
         generator = torch.Generator().manual_seed(0)
-        b = nn.Parameter(torch.randn(70, generator=generator).to(dtype))
-        optimizer = nero.Nero([b], lr=0.05, **options)
+        rows = torch.randn(shape, generator=generator)
+        if len(shape) > 1:
+            rows[3], rows[4] = 0, 0.01
+        w = nn.Parameter(stored(rows))
+        optimizer = nero.Nero([w], lr=0.05, neuron_axes=(int(turned),), **options)
         for _ in range(3):
-            g = torch.randn(70, generator=generator)
-            g[3], g[20], g[40], g[68] = 0, torch.nan, torch.inf, -torch.inf
-            b.grad = g.to(dtype)
+            g = torch.randn(shape, generator=generator)
+            spoil(rows, g)
+            w.grad = stored(g)
             optimizer.step()
-        return [b.detach(), optimizer.state[b]["rms"]], optimizer.skipped_neurons()
+        return [w.detach(), optimizer.state[w]["rms"]], optimizer.skipped_neurons()
 
     (ours, skipped), (rules, expected) = run(fused=True), run(foreach=False)
-    assert skipped == expected == 9
+    assert skipped == expected == 3 * absent
     rtol = {torch.float64: 1e-12, torch.float32: FLOAT32_TOLERANCE}.get(dtype, 0.01)
     for a, b in zip(ours, rules, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=rtol * float(b.abs().max()))

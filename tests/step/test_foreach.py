@@ -79,20 +79,3 @@ def test_stacks_hold_tensors_of_one_kind_and_stay_small(monkeypatch: pytest.Monk
             parameters.insert(0, late)
     assert [(3, 4)] * 4 not in stacked
     assert stacked == [[(3, 4)] * 3, [(3, 4)] * 3, [(3,)] * 2, [(3, 4)] * 2]
-
-
-@pytest.mark.parametrize("foreach_option", [None, False, True])
-def test_skipped_neurons_are_counted_once(foreach_option: bool | None) -> None:
-    parameters = [torch.nn.Parameter(torch.randn(4, 5)) for _ in range(3)]
-    parameters.append(torch.nn.Parameter(torch.randn(6)))
-    optimizer = nero.Nero(parameters, foreach=foreach_option)
-    assert optimizer.skipped_neurons() == 0
-    for _ in range(2):
-        for p in parameters:
-            p.grad = torch.randn_like(p)
-        parameters[0].grad[1, 2] = torch.nan  # type: ignore[index]
-        parameters[0].grad[1, 3] = torch.inf  # type: ignore[index]
-        parameters[2].grad[3] = -torch.inf  # type: ignore[index]
-        parameters[3].grad[5] = torch.nan  # type: ignore[index]
-        optimizer.step()
-    assert optimizer.skipped_neurons() == 2 * 3

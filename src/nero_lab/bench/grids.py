@@ -108,8 +108,6 @@ def training_grid(rows: tuple[TrainingRow, ...]) -> Cells:
         "step, ms",
         "step's share",
         "backward / with SGD",
-        "peak of the process",
-        "of it training",
     )
     cells = tuple(
         (
@@ -118,18 +116,10 @@ def training_grid(rows: tuple[TrainingRow, ...]) -> Cells:
             *map(milliseconds, (row.forward, row.backward, row.step)),
             f"{row.share:.1%}",
             number(backward_ratio(rows, row, "sgd")),
-            bytes_text(row.peak_bytes),
-            bytes_text(_training_bytes(row)),
         )
         for row in rows
     )
     return Cells("Training steps", headings, cells)
-
-
-def _training_bytes(row: TrainingRow) -> int | None:
-    if row.peak_bytes is None or row.before_bytes is None:
-        return None
-    return row.peak_bytes - row.before_bytes
 
 
 def all_grids(report: Report) -> Iterator[Cells]:

@@ -91,10 +91,8 @@ _SCALING = (
 )
 _TRAINING = (
     "The optimisers train models of their own in turns of four steps, of which the first is not "
-    "counted; random data. The column before the memory compares the backward pass beside each "
-    "optimiser with the one beside SGD: above 1, threads of the step would slow it down. Memory is "
-    "that of a process of its own that trains three steps: the peak of what is resident, and how "
-    "much that is above what was resident before the model was built."
+    "counted; random data. The last column compares the backward pass beside each optimiser with "
+    "the one beside SGD: above 1, threads of the step would slow it down."
 )
 
 

@@ -79,7 +79,7 @@ class ScalingPoint:
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """What training a model with one optimiser takes: medians of its parts, and memory."""
+    """What a step of training a model with one optimiser takes: medians of its parts."""
 
     model: str
     label: str
@@ -90,10 +90,6 @@ class TrainingRow:
     forward: float
     backward: float
     step: float
-    peak_bytes: int | None = None
-    """resident memory of a process that only trains, at its peak"""
-    before_bytes: int | None = None
-    """the same before the model was built"""
 
     @property
     def share(self) -> float:

@@ -1,21 +1,16 @@
-"""Whole training steps: the optimiser's share, and the memory of training."""
+"""Whole training steps: the optimiser's share of them."""
 
-import gc
 import itertools
-import json
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import nero
-from nero_lab.bench import memory
 from nero_lab.bench.measure import Settings, Tick
 from nero_lab.bench.results import TrainingRow
 
@@ -23,8 +18,6 @@ BLOCK = 4
 """steps in a row with one optimiser; the first of them, beside another's caches, is not counted"""
 GPT = (6, 384, 256, 8, 4096)
 """depth, width, context, batch, vocabulary"""
-CHILD_STEPS = 3
-CHILD_SECONDS = 300
 
 OPTIMIZERS: Mapping[str, tuple[str, Callable[[nn.Module], Any]]] = {
     "nero": ("Nero", lambda model: nero.Nero(nero.param_groups(model))),
@@ -102,7 +95,7 @@ class Trainer:
 
 
 def measure_training(model: str, settings: Settings, tick: Tick) -> tuple[TrainingRow, ...]:
-    """Return time and memory of training a model, by optimiser."""
+    """Return the time of training a model, by optimiser."""
     trainers = {key: Trainer(model, key, settings.quick) for key in OPTIMIZERS}
     blocks = -(-settings.rounds // (BLOCK - 1))
     for trainer in trainers.values():
@@ -111,9 +104,7 @@ def measure_training(model: str, settings: Settings, tick: Tick) -> tuple[Traini
         tick(f"training, {model}: block {index + 1}/{blocks}")
         for trainer in trainers.values():
             trainer.block()
-    rows = [_row(model, key, trainer) for key, trainer in trainers.items()]
-    del trainers
-    return tuple(_with_memory(rows, settings, tick))
+    return tuple(_row(model, key, trainer) for key, trainer in trainers.items())
 
 
 def _row(model: str, key: str, trainer: Trainer) -> TrainingRow:
@@ -129,41 +120,3 @@ def _row(model: str, key: str, trainer: Trainer) -> TrainingRow:
         backward,
         step,
     )
-
-
-def _with_memory(rows: list[TrainingRow], settings: Settings, tick: Tick) -> Iterator[TrainingRow]:
-    for row in rows:
-        if settings.quick and (row.model, row.optimizer) != ("gpt", "nero"):
-            yield row  # a process takes seconds to start: a quick run has one of them
-            continue
-        tick(f"training, {row.model}: memory with {row.optimizer_label}")
-        before, peak = child_memory(row.model, row.optimizer, settings.quick)
-        yield replace(row, before_bytes=before, peak_bytes=peak)
-
-
-def child_memory(model: str, optimizer: str, quick: bool) -> tuple[int | None, int | None]:
-    """Return the memory of a process of its own before and at the peak of training a few steps."""
-    arguments = {"model": model, "optimizer": optimizer, "quick": quick}
-    arguments["threads"] = torch.get_num_threads()
-    command = [sys.executable, "-m", "nero_lab.bench.training", json.dumps(arguments)]
-    child = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=CHILD_SECONDS
-    )
-    before, peak = json.loads(child.stdout.splitlines()[-1])
-    return before, peak
-
-
-def train_and_report(model: str, optimizer: str, quick: bool, threads: int) -> None:
-    """Train a few steps and print the memory; what the child process does."""
-    torch.set_num_threads(threads)
-    Trainer(model, optimizer, quick=True).step()  # so that what this imports is there before
-    gc.collect()
-    before = memory.reset_peak()
-    trainer = Trainer(model, optimizer, quick)
-    for _ in range(CHILD_STEPS):
-        trainer.step()
-    print(json.dumps([before, memory.peak_resident()]))
-
-
-if __name__ == "__main__":
-    train_and_report(**json.loads(sys.argv[1]))

@@ -11,7 +11,7 @@ from torch import nn
 import nero
 from nero_lab.models.mlp import PlainMLP
 from nero_lab.models.vgg import SmallVGG
-from nero_lab.optimizers import OPTIMIZERS, OptimizerSpec, find_optimizer
+from nero_lab.optimizers import OPTIMIZERS, find_optimizer
 from nero_lab.plugins.load import load_object
 
 
@@ -235,12 +235,6 @@ def test_a_users_own_optimizer_by_module_in_the_current_folder(tmp_path, monkeyp
     assert find_optimizer("module_of_a_user:MyOpt").default_lr == 0.03
 
 
-def test_one_file_is_loaded_once(tmp_path):
-    path = tmp_path / "my_opt.py"
-    path.write_text(MY_OPT)
-    assert load_object(f"{path}:MyOpt") is load_object(f"{path}:MyOpt")
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -258,18 +252,6 @@ def test_what_cannot_be_loaded_says_why(tmp_path, name, message):
     path.write_text(MY_OPT)
     with pytest.raises(ValueError, match=message):
         find_optimizer(name.format(path=path))
-
-
-def test_a_row_builds_from_a_factory_of_its_own():
-    row = OptimizerSpec(
-        name="n",
-        label="N",
-        factory="torch.optim:NAdam",
-        default_lr=0.002,
-        default_lr_source="torch",
-        lr_grid=(0.002,),
-    )
-    assert isinstance(row.build_for(nn.Linear(2, 2)), torch.optim.NAdam)
 
 
 @pytest.mark.parametrize("module", ["spec", "find", "balanced", "muon", "madam"])
