@@ -108,7 +108,6 @@ class _Follower(TorchDispatchMode):
         self._weights: dict[int, tuple[Tensor, str]] = {id(p): (p, name) for name, p in parameters}
         self._signals: dict[int, tuple[Tensor, _Signal]] = {}
         self._origins = 0
-        self._depths: dict[str, int] = {}
 
     def start(self, batch: Any) -> None:
         for x in _tensors(batch):

@@ -13,6 +13,7 @@ from nero_lab.experiments.schedule import Schedule
 from nero_lab.experiments.task import Preset, Published, Variant
 from nero_lab.models.mlp import PlainMLP
 from nero_lab.tasks.images import ImageTask
+from nero_lab.tasks.variants import standard_variants
 
 _GRID = (1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -31,36 +32,14 @@ def _by_lr(*train: float) -> tuple[Published, ...]:
 
 
 # Nothing is said of a warm-up or momentum in the paper, and SGD has none in its figures.
-_DEFAULT = (
-    Variant(
-        "nero",
-        "Nero",
-        "nero",
-        _GRID,
-        published=_published(1e-3, 0.893, 0.910, 0.837) + _by_lr(0.943, 0.958, 0.208, 0.104),
-    ),
-    Variant(
-        "sgd",
-        "SGD",
-        "sgd",
-        _GRID,
-        optimizer_options={"momentum": 0.0},
-        published=_published(1e-1, 0.1135) + _by_lr(0.098, 0.112, 0.112, 0.112),
-    ),
-    Variant(
-        "adam",
-        "Adam",
-        "adam",
-        _GRID,
-        published=_published(1e-3, 0.1135) + _by_lr(0.112, 0.112, 0.112, 0.099),
-    ),
-    Variant(
-        "lamb",
-        "LAMB",
-        "lamb",
-        _GRID,
-        published=_published(1e-2, 0.672, 0.717, 0.716) + _by_lr(0.494, 0.112, 0.671, 0.099),
-    ),
+_DEFAULT = standard_variants(
+    grid=_GRID,
+    published={
+        "nero": _published(1e-3, 0.893, 0.910, 0.837) + _by_lr(0.943, 0.958, 0.208, 0.104),
+        "sgd": _published(1e-1, 0.1135) + _by_lr(0.098, 0.112, 0.112, 0.112),
+        "adam": _published(1e-3, 0.1135) + _by_lr(0.112, 0.112, 0.112, 0.099),
+        "lamb": _published(1e-2, 0.672, 0.717, 0.716) + _by_lr(0.494, 0.112, 0.671, 0.099),
+    },
 )
 
 

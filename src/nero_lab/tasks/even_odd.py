@@ -44,7 +44,7 @@ TINY = replace(
 
 
 class EvenOdd(Task):
-    """Tell even classes of Fashion-MNIST from odd ones, with a balanced chain of linear layers.
+    """Classify even against odd classes of Fashion-MNIST with a balanced chain of linear layers.
 
     The squared error to `scale` times the label, until an epoch ends with every training label
     fitted. A network that got there is measured, see `nero_lab.tasks.network_measures`.

@@ -7,23 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nero_lab.data.found import FoundData
 from nero_lab.data.parts import digest_files
 from nero_lab.experiments.schedule import Schedule
-from nero_lab.experiments.task import Metric, Preset, Task, Variant
+from nero_lab.experiments.task import Metric, Preset, Task
+from nero_lab.tasks.variants import standard_variants, with_grids
 
 if TYPE_CHECKING:
     from nero_lab.experiments.run import Result, Run
     from nero_lab.training.context import Context
-
-_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-
-
-def _variants(nero: Any, sgd: Any, adam: Any, lamb: Any) -> tuple[Variant, ...]:
-    return (
-        Variant("nero", "Nero", "nero", nero),
-        Variant("sgd", "SGD", "sgd", sgd, optimizer_options={"momentum": 0.0}),
-        Variant("adam", "Adam", "adam", adam),
-        Variant("lamb", "LAMB", "lamb", lamb),
-    )
-
 
 PAPER = Preset(
     name="paper",
@@ -31,7 +20,7 @@ PAPER = Preset(
     epochs=4882,
     batch_size=256,
     schedule=Schedule("linear"),
-    variants=_variants(_GRID, _GRID, _GRID, _GRID),
+    variants=standard_variants(),
     model={"channels": 32, "features_dim": 512},
     data={"game": "PongNoFrameskip-v4", "games": 8, "steps": 128},
     # Discount, GAE and the number of passes are PPO's customary ones for Atari games.
@@ -53,7 +42,10 @@ CPU = replace(
     name="cpu",
     epochs=60,
     # The default, and what the paper found best: Nero 0.01, SGD 0.1, Adam 1e-4, LAMB 1e-3.
-    variants=_variants((1e-2,), (1e-3, 1e-1), (1e-4, 1e-3), (1e-3,)),
+    variants=with_grids(
+        PAPER.variants,
+        {"nero": (1e-2,), "sgd": (1e-3, 1e-1), "adam": (1e-4, 1e-3), "lamb": (1e-3,)},
+    ),
     model={"channels": 8, "features_dim": 128},
     eval_every=5,
     deviations="61,440 steps instead of 5 million, and a network a quarter as wide. Pong takes "
@@ -66,7 +58,7 @@ TINY = replace(
     name="tiny",
     epochs=3,
     batch_size=16,
-    variants=_variants((1e-2,), (1e-3,), (1e-3,), (1e-3,))[:2],
+    variants=with_grids(PAPER.variants[:2], {"nero": (1e-2,), "sgd": (1e-3,)}),
     seeds=(0, 1),
     model={"channels": 2, "features_dim": 8},
     data={"game": "PongNoFrameskip-v4", "games": 2, "steps": 32},

@@ -123,7 +123,7 @@ def fit_run(
     Args:
         build_model: takes the run's options of the model.
         run: how the network is trained; `run.loss["scale"]` is the size of the targets.
-        context: is told of the progress.
+        context: takes the reports of progress.
         train: what it is trained on.
         seed: of its initial weights and the order of the examples; None: the run's.
         to_the_end: as for `fit`.
