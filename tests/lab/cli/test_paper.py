@@ -139,7 +139,9 @@ def _without_data(name: str):
     return task
 
 
-def test_claims_and_docs_come_from_what_is_recorded(nero_paper, tmp_path: Path):
+def test_claims_and_docs_come_from_what_is_recorded(nero_paper, tmp_path: Path, monkeypatch):
+    # Whether the module was imported before the fixture took this away depends on other tests.
+    monkeypatch.setattr("nero_lab.analysis.document.save_figure", save_figure)
     task = load_task("deep-mlp")
     comparison = Comparison(task, task.presets["tiny"])
     run = comparison.run(comparison.variants[0], 0.01, 0)
