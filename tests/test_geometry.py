@@ -120,18 +120,6 @@ def test_what_cannot_be_projected_keeps_every_bit(name: str) -> None:
     assert geometry.is_balanced(w, layout).flatten().tolist() == [False, True]
 
 
-def test_neurons_that_could_not_turn_are_left_alone() -> None:
-    for fan_in, center, radius in ((2, True, 1.0), (1, True, None), (1, False, 1.0)):
-        w = torch.randn(3, fan_in)
-        before = w.clone()
-        geometry.project_(w, NeuronLayout((3, fan_in)), center=center, radius=radius)
-        assert torch.equal(w, before)
-        w = torch.randn(3, fan_in + 1)
-        before = w.clone()
-        geometry.project_(w, NeuronLayout((3, fan_in + 1)), center=center, radius=radius)
-        assert not torch.equal(w, before)
-
-
 def test_each_neuron_may_have_its_own_radius_and_zero_means_free() -> None:
     w = torch.randn(3, 6)
     before = w.clone()

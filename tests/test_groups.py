@@ -86,13 +86,13 @@ def test_a_late_backbone_keeps_its_weights_where_the_head_came_alone():
 
 
 def test_a_late_group_takes_the_defaults_where_others_are_projected():
-    model, (late, told) = trained(), weights_like((3, 4), (3, 4))
+    model, (late, given) = trained(), weights_like((3, 4), (3, 4))
     optimizer = Nero([{"params": model[0].parameters()}, {"params": model[2].weight, "radius": 3}])
     optimizer.add_param_group({"params": late})
     assert balanced(late)
     optimizer = Nero(param_groups(model, preset="finetune"))
-    optimizer.add_param_group({"params": told, "radius": "unit", "center": True})
-    assert balanced(told), "what the group says goes first"
+    optimizer.add_param_group({"params": given, "radius": "unit", "center": True})
+    assert balanced(given), "what the group says goes first"
 
 
 @pytest.mark.parametrize("first", ["named", "unnamed"])

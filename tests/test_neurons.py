@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from nero import NeuronLayout
 from nero.geometry import split_view
-from nero.neurons import normalize_axes
 from optimizer_table import TENSORS, TensorRow, names
 
 
@@ -53,26 +52,3 @@ def test_layouts_compare_by_shape_and_axes() -> None:
     assert NeuronLayout((3, 4)) == NeuronLayout((3, 4), [0])  # type: ignore[arg-type]
     assert len({NeuronLayout((3, 4)), NeuronLayout((3, 4), (1,))}) == 2
     assert NeuronLayout((5,), (3,)) == NeuronLayout((5,))  # axes mean nothing on a bias
-
-
-@pytest.mark.parametrize(
-    ("shape", "axes", "message"),
-    [
-        ((3, 4), (2,), r"names axis 2, but shape \(3, 4\) has axes -2 to 1"),
-        ((3, 4), (-3,), r"names axis -3"),
-        ((3, 4), (0, -2), r"names axis 0 of shape \(3, 4\) twice"),
-        ((3, 4), ((0, 2),), r"cuts axis 0 of shape \(3, 4\) into 2 blocks.*size 3"),
-        ((3, 4), ((0, 0),), r"into 0 blocks"),
-    ],
-)
-def test_axes_that_a_shape_does_not_have(
-    shape: tuple[int, ...], axes: tuple[int, ...], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        NeuronLayout(shape, axes)
-
-
-@pytest.mark.parametrize("axes", [0, "01", ("a",), (0.0,), ((0, 1, 2),), ((),), (True,), None])
-def test_axes_that_are_not_axes(axes: object) -> None:
-    with pytest.raises(TypeError, match="neuron_axes"):
-        normalize_axes(axes)  # type: ignore[arg-type]

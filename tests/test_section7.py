@@ -307,17 +307,6 @@ def test_7_7_every_setting_may_be_given_by_a_group_and_is_saved():
         assert default[name] == optimizer.defaults[name] != value
 
 
-def test_7_7_late_groups_are_projected_and_have_state():
-    early, late = weights_like((5, 7), (3, 4))
-    optimizer = Nero([early], momentum=0.9)
-    train(optimizer, range(2))
-    untouched = bits([early, optimizer.state[early]])
-    optimizer.add_param_group({"params": [late], "radius": 2.0})
-    assert balanced(late, radius=2.0)
-    assert optimizer.state[late].keys() == optimizer.state[early].keys()
-    assert bits([early, optimizer.state[early]]) == untouched
-
-
 @every_constraint
 def test_7_7_state_holds_no_graph_and_can_be_copied(constraint: dict[str, Any]):
     optimizer = Nero(network().parameters(), momentum=0.9, **constraint)

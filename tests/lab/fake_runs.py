@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,33 @@ from typing import Any
 import torch
 
 from lab.tiny_task import Blobs
-from nero_lab.experiments.run import Result, Run
-from nero_lab.sweeps.jobs import Job
+from nero_lab.data.found import FoundData
+from nero_lab.experiments.run import Result, Run, plan_run
+from nero_lab.sweeps.jobs import Job, JobMaker
 from nero_lab.sweeps.local_pool import local_pool
+from nero_lab.tasks.table import load_task
 from nero_lab.training.context import Context, Progress
 from nero_lab.training.loop import train_run
+
+
+@dataclass
+class FakeMaker(JobMaker):
+    """Needs no data."""
+
+    def make(self, run: Run) -> Job:
+        run = run.on(FoundData("none", "0"))
+        return Job(run, run.task, checkpoints=self.out / "checkpoints" / run.run_id)
+
+
+def some_runs(seeds: int) -> list[Run]:
+    """Return tiny runs at two learning rates."""
+    task = load_task("deep-mlp")
+    preset = task.presets["tiny"]
+    return [
+        plan_run(task, preset, preset.variants[0], lr, seed)
+        for lr in (0.01, 0.1)
+        for seed in range(seeds)
+    ]
 
 
 def made_up(run: Run) -> Result:

@@ -4,55 +4,39 @@ import contextlib
 import multiprocessing
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from lab.fake_runs import (
+    FakeMaker,
     die_always,
     die_once,
     leave_process_id,
     made_up,
     never_end,
     own_pool,
+    some_runs,
 )
-from nero_lab.data.found import FoundData
-from nero_lab.experiments.run import Result, Run, plan_run
+from nero_lab.experiments.run import Result, Run
 from nero_lab.records.store import Record, Records
 from nero_lab.sweeps.futures_pool import do_job
 from nero_lab.sweeps.jobs import (
     RETRIES,
     Event,
     Job,
-    JobMaker,
     _recorded_meanwhile,
     run_jobs,
 )
 from nero_lab.sweeps.local_pool import LocalPool, local_pool
-from nero_lab.tasks.table import load_task
 from nero_lab.training.checkpoints import only_process
-
-
-@dataclass
-class FakeMaker(JobMaker):
-    """Needs no data."""
-
-    def make(self, run: Run) -> Job:
-        run = run.on(FoundData("none", "0"))
-        return Job(run, run.task, checkpoints=self.out / "checkpoints" / run.run_id)
 
 
 @pytest.fixture
 def runs() -> list[Run]:
-    task = load_task("deep-mlp")
-    preset = task.presets["tiny"]
-    return [
-        plan_run(task, preset, preset.variants[0], lr, seed)
-        for lr in (0.01, 0.1)
-        for seed in (0, 1, 2)
-    ]
+    return some_runs(seeds=3)
 
 
 @pytest.fixture
