@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from nero.construction import initial_state, measured, own_radius
-from nero.distributed.shards import is_dtensor, shards_of
+from nero.distributed.shards import is_dtensor, local, shards_of
 from nero.groups import layout_of, parameter_name
+from nero.kernels.facts import why_unreadable
 
 States = Mapping[Tensor, dict[str, Any]]
 
@@ -56,7 +57,7 @@ class FirstSteps:
                 self._look_at_one(group, states, position or 0)
         if self._waiting:
             for group, p in _stepped(groups, position):
-                if p in self._waiting and p.grad is not None:
+                if p in self._waiting and p.grad is not None and not why_unreadable(local(p)):
                     _measure_again(p, group, states[p], self._waiting[p])
 
     def after(self, groups: list[dict[str, Any]], position: int | None) -> None:
@@ -107,7 +108,9 @@ def _stepped(groups: list[dict[str, Any]], position: int | None) -> Iterable[tup
 
 
 def _is_zero(step: Any) -> bool:
-    return isinstance(step, Tensor) and step.device.type == "cpu" and step.item() == 0
+    if not isinstance(step, Tensor) or step.device.type != "cpu" or why_unreadable(step):
+        return False
+    return step.numel() == 1 and step.item() == 0
 
 
 def _is_left_on_meta(p: Tensor, state: Mapping[str, Any]) -> bool:

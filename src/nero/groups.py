@@ -213,7 +213,35 @@ def layout_of(p: Tensor, group: Mapping[str, Any]) -> NeuronLayout:
 
 def hyper_of(group: Mapping[str, Any]) -> Hyper:
     """The hyperparameters that the update paths take, as they are now."""
-    return Hyper(**{name: group[name] for name in Hyper._fields})
+    hyper = Hyper(**{name: group[name] for name in Hyper._fields})
+    lr = hyper.lr
+    return hyper._replace(lr=lr.view(())) if isinstance(lr, Tensor) and lr.ndim else hyper
+
+
+def check_options_again(group: Mapping[str, Any]) -> None:
+    """Check a group's hyperparameters as `check_hyperparameters`: they may have been edited since.
+
+    Raises:
+        ValueError: an option out of its range, or missing.
+        TypeError: one of the wrong type; `neuron_axes` that are no tuple.
+    """
+    if missing := [name for name in OPTIONS if name not in group]:
+        raise ValueError(f"the parameter group lacks {', '.join(missing)}")
+    _check_lr(group["lr"])
+    axes = group["neuron_axes"]
+    if not isinstance(axes, tuple) or normalize_axes(axes) != axes:
+        raise TypeError(f"neuron_axes of a group must be a tuple such as (0,), got {axes!r}")
+    others = tuple((name, group[name]) for name in OPTIONS if name != "lr")
+    try:
+        _check_once(others)
+    except TypeError:  # one that is wrong, or cannot be hashed, which is wrong too
+        check_hyperparameters(group)
+        raise
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_once(options: tuple[tuple[str, Any], ...]) -> None:
+    check_hyperparameters({"lr": 0.0, **dict(options)})
 
 
 def index_of(p: Tensor, group: Mapping[str, Any]) -> int:
@@ -228,9 +256,9 @@ def _layout(shape: tuple[int, ...], neuron_axes: tuple[AxisSpec, ...]) -> Neuron
 
 def _check_lr(lr: Any) -> None:
     if isinstance(lr, Tensor):
-        if lr.ndim or not lr.is_floating_point():
+        if lr.numel() != 1 or not lr.is_floating_point():
             raise ValueError(
-                f"lr as a tensor must be floating-point with no axes, got {lr.dtype} of shape "
+                f"lr as a tensor must be one floating-point number, got {lr.dtype} of shape "
                 f"{tuple(lr.shape)}"
             )
         if lr.device.type == "cpu" and not 0 <= lr < math.inf:

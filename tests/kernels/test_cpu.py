@@ -330,10 +330,31 @@ def test_the_instruction_set_can_be_forced(value: str, says: str):
     assert says in done.stdout
 
 
+def test_an_instruction_set_that_there_is_not_warns():
+    code = "import torch, nero\nnero.Nero([torch.nn.Parameter(torch.randn(2, 3))])"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, "NERO_CPU": "vax"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "RuntimeWarning: nero: steps on CPU" in done.stderr
+    assert "NERO_CPU=vax: this machine has" in done.stderr
+
+
 def test_a_library_of_other_sources_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cpu_library, "source_digest", lambda: "other")
+    monkeypatch.setattr(cpu_library, "mark", lambda: b"other")
     with pytest.raises(ValueError, match="built from other sources"):
         Library()
+
+
+@pytest.mark.parametrize("size", [0, 100, 5000, -1])
+def test_a_library_that_was_cut_off_is_refused_and_not_loaded(tmp_path: Path, size: int):
+    path = tmp_path / "library.so"
+    path.write_bytes(build.LIBRARY.read_bytes()[:size])
+    with pytest.raises(ValueError, match="not whole"):
+        Library(path)
 
 
 def test_a_compiler_that_is_missing_or_fails_is_named(

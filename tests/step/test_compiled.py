@@ -147,3 +147,18 @@ def test_inductor_runs_the_step():
         twin.step()
     for p, q in zip(params, twins, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.skipif(os.environ.get("NERO_CPU") == "none", reason="there is no kernel")
+def test_fused_holds_in_a_compiled_step():
+    params = weights_like((2, 3, 2, 3, 2), (7,))
+    optimizer = nero.Nero(params, fused=True)
+    step = torch.compile(optimizer.step, backend="aot_eager", fullgraph=True)
+    gradients(params, 0)
+    step()
+    before = [p.detach().clone() for p in params]
+    gradients(params, 1)
+    params[0].grad = torch.randn(2, 2, 2, 3, 3).permute(0, 3, 1, 4, 2)  # as no loops of the kernel
+    with pytest.raises(RuntimeError, match=r"fused=True, but parameter 0 .* do not merge"):
+        step()
+    assert all(torch.equal(p, w) for p, w in zip(params, before, strict=True))

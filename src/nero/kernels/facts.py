@@ -62,6 +62,10 @@ class Facts(NamedTuple):
         return (last + 1) * self.dtype.itemsize <= self.nbytes
 
 
+_DISPATCH = "__torch_dispatch__"
+
+NO_MEMORY = "does not lie in memory"
+
 # Subclasses may hold their entries elsewhere.
 PLAIN = {Tensor, torch.nn.Parameter, torch.nn.Buffer}
 
@@ -97,25 +101,47 @@ def facts(tensors: Sequence[Tensor]) -> tuple[Iterator[Any], ...]:
     offset = repeat(0)
     if any(map(Tensor.storage_offset, tensors)):
         offset = map(Tensor.storage_offset, tensors)
+        # An address is then not zero where the storage's is.
+        if any(x.numel() and not x.untyped_storage().data_ptr() for x in tensors):
+            raise RuntimeError(f"a tensor {NO_MEMORY}")
     return map(_dtype, tensors), shapes, strides, negative, offset, nbytes
 
 
-NO_MEMORY = "does not lie in memory"
+def shares_entries(x: Tensor) -> bool:
+    """Whether several entries of a tensor are one place in memory, as after `expand`."""
+    return any(n > 1 and stride == 0 for n, stride in zip(x.shape, x.stride(), strict=True))
 
 
-def why_unreadable(x: Tensor) -> str:
+def why_unreadable(x: Tensor, beside: Tensor | None = None) -> str:
     """Why the numbers of a tensor cannot be read; empty where they can, or where torch sees to it.
 
     Such are gradients that stand for others while a function is transformed, and tensors whose
-    storage was freed or resized, which torch itself would read beyond.
+    storage was freed or resized, which torch itself would read beyond. Beside a plain tensor that
+    they are computed with, fake tensors cannot be read either.
     """
-    if type(x) not in PLAIN or x.device.type == "meta":
+    if x.layout != torch.strided:
+        return f"is {x.layout}"
+    if x.device.type == "meta":
         return ""
+    if _holds_others(x):
+        fake = beside is not None and type(beside) in PLAIN and _is_fake(x)
+        return f"is a {type(x).__name__}, which {NO_MEMORY}" if fake else ""
     try:
         found = Facts(*map(next, facts([x])))
-        address = x.data_ptr()
     except RuntimeError:
         return NO_MEMORY
     if not found.lies_in_storage:
         return f"has a storage of {found.nbytes} bytes, fewer than its shape {tuple(x.shape)} takes"
-    return "" if address or not x.numel() else NO_MEMORY
+    return "" if not x.numel() or x.untyped_storage().data_ptr() else NO_MEMORY
+
+
+def _holds_others(x: Tensor) -> bool:
+    """Whether it is of a subclass that says for itself what operators do."""
+    return type(x) not in PLAIN and getattr(type(x), _DISPATCH) is not getattr(Tensor, _DISPATCH)
+
+
+def _is_fake(x: Tensor) -> bool:
+    try:
+        return x.untyped_storage().device != x.device
+    except RuntimeError:
+        return False

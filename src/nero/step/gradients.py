@@ -15,14 +15,19 @@ from nero.kernels.facts import NO_MEMORY, why_unreadable
 _STRIDED = {torch.strided}
 
 
+def is_negated(x: object) -> bool:
+    """Whether it is a tensor whose numbers are those in memory, negated."""
+    return isinstance(x, Tensor) and x.is_neg()
+
+
 def readable(g: Tensor) -> Tensor:
     """A gradient with its numbers in memory.
 
     torch marks some tensors as negated, or as zero, instead of writing their numbers.
     """
-    if g.is_neg():
+    if is_negated(g):
         g = g.resolve_neg()
-    return g.clone() if why_unreadable(g) == NO_MEMORY else g
+    return g.clone() if why_unreadable(g) == NO_MEMORY and g._is_zerotensor() else g
 
 
 class Suspect(NamedTuple):
@@ -59,7 +64,11 @@ def checked_gradients(groups: list[dict[str, Any]], position: int | None = None)
             p = group["params"][index]
             if p.grad is not None:
                 _check_kind(p, group, index)
-                if strict:
+                if strict and p.grad.numel():
+                    if reason := why_unreadable(local(p.grad)):
+                        raise RuntimeError(
+                            f"the gradient of {parameter_name(group, index)} {reason}"
+                        )
                     suspects.append(Suspect(p, parameter_name(group, index)))
     finite = _finite(suspects) if suspects else []
     bad = [each.name for each, ok in zip(suspects, finite, strict=True) if not ok]

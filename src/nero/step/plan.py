@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,9 +13,9 @@ from nero.construction import by_freedom, missing_state
 from nero.distributed.local import Key, LocalGroup, Pairs, gradient_of, local_groups, whole_group
 from nero.distributed.shards import any_dtensor, is_dtensor, local
 from nero.distributed.update import ShardedStep, update_sharded
-from nero.groups import hyper_of, index_of, layout_of, parameter_name
+from nero.groups import check_options_again, hyper_of, index_of, layout_of, parameter_name
 from nero.kernels.cpu.step import Batch, Settings, Shape
-from nero.kernels.facts import why_unreadable
+from nero.kernels.facts import are_plain, shares_entries, why_unreadable
 from nero.kernels.triton.launch import _fused_cuda_nero
 from nero.state import (
     Hyper,
@@ -25,7 +26,7 @@ from nero.state import (
     tensor_step,
 )
 from nero.step.foreach import _multi_tensor_nero
-from nero.step.gradients import checked_gradients, readable
+from nero.step.gradients import checked_gradients, is_negated, readable
 from nero.step.orthogonal import after_directions, directed, split_directed
 from nero.step.reference import _single_tensor_nero
 from nero.step.route import (
@@ -146,8 +147,11 @@ def plan_step(
         RuntimeError: a gradient that is sparse, on another mesh, of another shape, without memory
             or, under nonfinite="raise", not finite; with `fused=True` what the kernel cannot
             take; state of other shapes than the group's `neuron_axes` want.
+        ValueError: a hyperparameter that was edited out of its range; TypeError likewise.
     """
     plan = Plan(states, [], [], [])
+    for group in groups:
+        check_options_again(group)
     all_pairs = checked_gradients(list(groups), position)
     for index, group, pairs in zip(indices, groups, all_pairs, strict=True):
         batch = None if group["orthogonal"] else _whole_batch(group, pairs, states)
@@ -197,13 +201,14 @@ def plan_group(plan: Plan, index: int, group: dict[str, Any], pairs: Pairs) -> N
     complete: dict[Tensor, dict[str, Any]] = {}
     for p, g in pairs:
         state = plan.states.get(p, {})
+        g = gradient_of(p) if is_dtensor(p) else readable(g)
+        _check(p, g, state, group)
         new = missing_state(p, state, group, index)
+        new |= {key: x.resolve_neg() for key, x in state.items() if is_negated(x)}
         new |= in_working_dtype(p, {**state, **new})
         if new:
             plan.new_state.append((p, new))
         complete[p] = {**state, **new}
-        g = gradient_of(p) if is_dtensor(p) else readable(g)
-        _check_memory(p, g, group)
         prepared.append((p, g))
     try:
         for each, some in by_freedom(group, prepared, complete):
@@ -217,17 +222,41 @@ def plan_group(plan: Plan, index: int, group: dict[str, Any], pairs: Pairs) -> N
         raise RuntimeError(f"{name}: {error}") from None
 
 
-def _check_memory(p: Tensor, g: Tensor, group: Mapping[str, Any]) -> None:
-    name = None
-    for what, x in (("", local(p)), ("the gradient of ", local(g))):
-        if reason := why_unreadable(x):
+def _check(p: Tensor, g: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> None:
+    """Refuse what torch's own operators would fail on in the middle of a step, or read beyond.
+
+    Raises:
+        RuntimeError: a gradient or state that does not go with the parameter, with its name.
+    """
+    tensors: dict[str, Any] = {"weights": p, "gradient": g, **state}
+    for key, x in tensors.items():
+        if isinstance(x, Tensor) and (reason := _why_not(key, x, p)):
             name = parameter_name(group, index_of(p, group))
+            what = "" if x is p else "the gradient of " if x is g else f"the state {key!r} of "
             raise RuntimeError(f"{what}{name} {reason}; no weight was changed")
-    if p.shape != g.shape:
-        name = parameter_name(group, index_of(p, group))
-        raise RuntimeError(
-            f"the gradient of {name} is of shape {tuple(g.shape)}; no weight was changed"
-        )
+
+
+def _why_not(key: str, x: Tensor, p: Tensor) -> str:
+    """Why a tensor cannot take part in the step of `p`; empty where it can."""
+    part, p_part = local(x), local(p)
+    if x.dtype != torch.int64 if key == "seed" else not x.is_floating_point():
+        return f"is {x.dtype}"
+    on_host = key in ("step", "seed") and part.device.type == "cpu"
+    if part.device != p_part.device and not on_host:
+        return f"is on {part.device}, the parameter on {p_part.device}"
+    if reason := why_unreadable(part, beside=p_part):
+        return reason
+    if key == "step" and on_host and x.numel() == 1 and not 0 <= part.item() < math.inf:
+        return f"is {part.item()}"
+    if key == "gradient":
+        return "" if x.shape == p.shape else f"is of shape {tuple(x.shape)}"
+    if x is p and is_negated(p_part):
+        return "is negated by a mark: assign p.data.resolve_neg() to p.data"
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        return "was made in torch.inference_mode, outside of which it cannot change"
+    if are_plain([part]) and shares_entries(part):
+        return "has entries that share memory: clone() it"
+    return ""
 
 
 def _plan_local(part: LocalGroup, whole: Mapping[str, Any]) -> list[LocalStep | DirectedStep]:

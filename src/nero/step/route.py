@@ -125,8 +125,8 @@ def cpu_routes(
             reason = f"it, its gradient or its state is on {device}"
         if reason:
             return [Route(FOREACH, reason)] * len(params)
-    asked = (field for column in columns for field in facts(column))
     try:
+        asked = [field for column in columns for field in facts(column)]
         return list(map(_cpu_route(settings, tuple(states)), places, *asked))
     except RuntimeError:  # torch's, of tensors without strides or storage
         reason = "it, its gradient or its state does not lie in memory"
@@ -207,7 +207,7 @@ def describe(groups: Sequence[Mapping[str, Any]], states: States) -> str:
 def warn_without_kernel(groups: Sequence[Mapping[str, Any]]) -> None:
     """Warn that steps on CPU are slow because the kernel was not compiled."""
     library = load()
-    if not isinstance(library, Missing) or library.reason.startswith(INSTRUCTION_SET):
+    if not isinstance(library, Missing) or library.reason == f"{INSTRUCTION_SET}=none":
         return
     if any(p.device.type == "cpu" for g in groups if wants_kernel(g) for p in g["params"]):
         warnings.warn(

@@ -159,15 +159,9 @@ void spread(Job& job, int threads, GompParallel gomp_parallel) {
 }  // namespace
 }  // namespace nero
 
-#ifndef NERO_SOURCE
-#define NERO_SOURCE "unknown"
-#endif
 #define NERO_EXPORT __attribute__((visibility("default")))
 
 extern "C" {
-
-// Which sources this was built from.
-NERO_EXPORT const char* nero_source() { return NERO_SOURCE; }
 
 // The names of the instruction sets in this binary that this processor has, the best one last.
 NERO_EXPORT int nero_instruction_sets(const char** names, int capacity) {
