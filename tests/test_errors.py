@@ -47,7 +47,12 @@ SETTINGS = [
     Row("negative tensor lr", {"lr": torch.tensor(-0.5)}, ValueError, ("lr", "at least 0", "-0.5")),
     Row("tensor lr NaN", {"lr": torch.tensor(torch.nan)}, ValueError, ("lr", "at least 0", "nan")),
     Row("infinite tensor lr", {"lr": torch.tensor(torch.inf)}, ValueError, ("lr", "finite", "inf")),
-    Row("tensor lr with axes", {"lr": torch.ones(2)}, ValueError, ("lr", "no axes", "(2,)")),
+    Row(
+        "tensor lr with axes",
+        {"lr": torch.ones(2)},
+        ValueError,
+        ("lr", "one floating-point number", "(2,)"),
+    ),
     Row("integer tensor lr", {"lr": torch.tensor(1)}, ValueError, ("lr", "floating", "int64")),
     *(
         Row(f"{name} {value!r}", {name: value}, error, (name, UNIT_INTERVAL, repr(value)))
