@@ -132,7 +132,10 @@ def why_unreadable(x: Tensor, beside: Tensor | None = None) -> str:
         return NO_MEMORY
     if not found.lies_in_storage:
         return f"has a storage of {found.nbytes} bytes, fewer than its shape {tuple(x.shape)} takes"
-    return "" if not x.numel() or x.untyped_storage().data_ptr() else NO_MEMORY
+    try:  # torch raises where a storage is a stand-in
+        return "" if not x.numel() or x.untyped_storage().data_ptr() else NO_MEMORY
+    except RuntimeError:
+        return NO_MEMORY
 
 
 def _holds_others(x: Tensor) -> bool:
