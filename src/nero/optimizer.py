@@ -50,8 +50,8 @@ class Nero(Optimizer):
     """The Nero optimiser: projected gradient descent over balanced networks.
 
     Every tensor with two or more axes is a set of neurons. Construction puts each neuron on its
-    constraint set (mean 0 and norm 1), and a step turns it along that set by an angle of about
-    `lr` radians, whatever the size of its gradient:
+    constraint set (mean 0 and norm 1), and a step turns it by about `lr` radians while gradients keep
+    their size, whatever that is (a rare one by up to `lr / sqrt(1 - beta)`, 31.6 `lr`, at once):
 
         v <- beta v + (1 - beta) ||g||^2             one number per neuron
         w <- w - lr r g / sqrt(v / (1 - beta^t))     r: the neuron's radius
@@ -67,7 +67,7 @@ class Nero(Optimizer):
     Args:
         params: tensors, parameter groups or (name, tensor) pairs, as torch.optim takes them:
             floating-point, dense, of any number of axes.
-        lr: the angle per step in radians, a non-negative float or 0-d tensor. Default 0.01.
+        lr: the angle per step in radians, a non-negative float or one-element tensor. Default 0.01.
         beta: decay of the running average of squared gradient norms, in [0, 1). Default 0.999.
         center: subtract each neuron's mean. Default True.
         radius: norm of each neuron. "unit": 1; "initial": the norm it had at construction, after
