@@ -50,8 +50,8 @@ class Nero(Optimizer):
     """The Nero optimiser: projected gradient descent over balanced networks.
 
     Every tensor with two or more axes is a set of neurons. Construction puts each neuron on its
-    constraint set (mean 0 and norm 1), and a step turns it by about `lr` radians while gradients keep
-    their size, whatever that is (a rare one by up to `lr / sqrt(1 - beta)`, 31.6 `lr`, at once):
+    constraint set (mean 0 and norm 1), and a step turns it by about `lr` radians while gradients
+    keep their size, whatever it is (a rare one by up to `lr / sqrt(1 - beta)`, 31.6 `lr`, at once):
 
         v <- beta v + (1 - beta) ||g||^2             one number per neuron
         w <- w - lr r g / sqrt(v / (1 - beta^t))     r: the neuron's radius
