@@ -27,7 +27,7 @@ __all__ = ["is_balanced", "neuron_mean", "neuron_norm", "project_", "turning_ang
 Axes = tuple[int, ...]
 
 # A neuron whose centred norm is below this many units of rounding of the norm it had before is
-# constant as far as its dtype can tell: normalising it would turn rounding noise into weights.
+# constant as far as its dtype can show: normalising it would turn rounding noise into weights.
 NOISE_ULPS = 16
 # Neurons of a smaller norm have none that is worth keeping: they are meant to start at zero.
 TINY = 1e-3
@@ -202,7 +202,7 @@ def starts_at_zero(w: Tensor, layout: NeuronLayout) -> bool:
         return False
     try:
         if not is_dtensor(w):
-            # A few entries, of all over the tensor: enough to tell most weights from zero.
+            # A few entries, of all over the tensor: enough to know most weights from zero.
             few = tuple(slice(None, None, max(1, size // 8)) for size in w.shape)
             if w.detach()[few].abs().mean() > TINY:
                 return False

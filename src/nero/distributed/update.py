@@ -235,7 +235,7 @@ def _second_plan(step: ShardedStep, plan: Plan, sums: Tensor) -> Plan:
     rest = sums[0] / n if rule["center"] else torch.zeros_like(first)
     mean = first + rest * plan.bound
     norm = plan.bound * (sums[1] - n * rest**2).clamp(min=0).sqrt()
-    # As in axis_project_: what is constant as far as its dtype can tell is not projected.
+    # As in axis_project_: what is constant as far as its dtype can show is not projected.
     noise = NOISE_ULPS * torch.finfo(step.dtype).eps * n**0.5 * mean.abs()
     done = plan.projected & torch.isfinite(mean) & torch.isfinite(norm) & (norm > noise)
     stretch = _stretch(done, rule["radius"], norm)

@@ -133,7 +133,7 @@ def describe(
 ) -> Description:
     """A table of every trainable parameter: owner, role, neurons, constraint, bytes of state.
 
-    Shows what `nero.param_groups` with the same arguments tells the optimiser, and changes
+    Shows what `nero.param_groups` with the same arguments gives the optimiser, and changes
     nothing. The bytes are those of the state that `nero.Nero` keeps (with momentum only
     where an override sets it), beside those of `torch.optim.Adam`.
 

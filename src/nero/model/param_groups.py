@@ -52,7 +52,7 @@ def param_groups(
     Roles: "weight"; "embedding", also where tied to a head; "head", the layer that makes the
     model's output; "gain" and "bias", where each entry is by itself, however many axes the tensor
     has. No layer is a head unless `head` or `batch` says so, or the model declares it through
-    Hugging Face's `get_output_embeddings()`: a name tells nothing.
+    Hugging Face's `get_output_embeddings()`: a name proves nothing.
 
     Weights behind a parametrisation (weight norm, spectral norm, pruning) are treated as gains,
     with a warning: the neuron is a row of the weight that is computed from them. An embedding

@@ -12,7 +12,7 @@ from nero.neurons import NeuronLayout
 Axes = tuple[int, ...]
 
 # As in nero.geometry: a neuron whose centred norm is below this many units of rounding of the norm
-# it had before is constant as far as its dtype can tell.
+# it had before is constant as far as its dtype can show.
 NOISE_ULPS = 16
 # Neurons of a smaller norm have none that is worth keeping: they are meant to start at zero.
 TINY = 1e-3

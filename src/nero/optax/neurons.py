@@ -151,7 +151,7 @@ def _neurons(found: dict[tuple[Any, ...], NeuronDimensionNumbers], path: Any, p:
     if numbers is None:
         raise ValueError(
             f"parameter {name} of shape {shape} has no entry in neuron_dimension_numbers; which "
-            "axes count neurons cannot be told from a shape: give it NeuronDimensionNumbers(...)"
+            "axes count neurons cannot be read from a shape: give it NeuronDimensionNumbers(...)"
         )
     try:
         return Neurons(name, numbers.layout(shape), numbers)

@@ -175,7 +175,7 @@ def register_neurons(
         numbers: its dimension numbers.
         ndim: how many axes the parameter has in one module. With it, further axes in front are
             taken to count modules, as `nnx.vmap` and `equinox.filter_vmap` make them; without it
-            (None, the default) such stacks cannot be told. Not needed for flax.linen.
+            (None, the default) such stacks are not known. Not needed for flax.linen.
 
     Examples:
         >>> from nero.optax import NeuronDimensionNumbers, register_neurons

@@ -122,8 +122,8 @@ def load() -> Library | Missing:
 def openmp_parallel() -> int | None:
     """The address of GOMP_parallel in the OpenMP runtime that torch runs on.
 
-    The kernel then shares torch's threads instead of competing with them. None where it cannot be
-    told: the kernel starts threads of its own for each step.
+    The kernel then shares torch's threads instead of competing with them. None where it is not
+    known: the kernel starts threads of its own for each step.
     """
     # Other packages bring runtimes of their own: only torch's will do.
     home = Path(torch.__file__).parent

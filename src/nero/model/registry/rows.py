@@ -11,7 +11,7 @@ from nero.neurons import AxisSpec
 
 Axes = tuple[AxisSpec, ...]
 AxesOf = Callable[[nn.Module, Tensor], Axes | None]
-"""From a module and its parameter to the axes, or None where the module does not tell."""
+"""From a module and its parameter to the axes, or None where the module does not say."""
 
 ROLES = ("weight", "embedding", "head", "gain", "bias")
 
@@ -34,7 +34,7 @@ class Row(NamedTuple):
     neuron_axes: Axes | AxesOf = (0,)
 
     def axes(self, module: nn.Module, parameter: Tensor) -> Axes | None:
-        """The neuron axes of one parameter; None where they cannot be told."""
+        """The neuron axes of one parameter; None where they are not known."""
         if self.role in PER_ENTRY_ROLES:
             return every_axis(module, parameter)
         if callable(self.neuron_axes):
