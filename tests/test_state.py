@@ -183,15 +183,6 @@ def test_a_load_pre_hook_converts_an_old_format_before_it_is_checked():
         torch.testing.assert_close(mine, theirs)
 
 
-def test_a_load_post_hook_sees_the_loaded_state():
-    source, optimizer = Nero(weights_like((3, 4))), Nero(weights_like((3, 4)))
-    train(source, range(2))
-    seen = []
-    optimizer.register_load_state_dict_post_hook(lambda o: seen.append(bits(o.state_dict())))
-    optimizer.load_state_dict(source.state_dict())
-    assert seen == [bits(source.state_dict())]
-
-
 def test_loading_twice_registers_no_hook_of_its_own():
     optimizer = Nero(weights_like((3, 4)))
     hooks = dict(optimizer._optimizer_load_state_dict_pre_hooks)

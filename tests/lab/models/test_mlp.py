@@ -54,14 +54,6 @@ def test_kaiming_biases_are_zero_and_default_ones_are_not():
     assert all(layer.bias.any() for layer in PlainMLP(3, 8).layers)
 
 
-def test_default_initial_weights_are_those_of_torch():
-    torch.manual_seed(3)
-    model = PlainMLP(2, 8)
-    torch.manual_seed(3)
-    layer = torch.nn.Linear(64, 8)
-    assert torch.equal(next(model.parameters()), layer.weight)
-
-
 @pytest.mark.parametrize(("arguments", "word"), [({"depth": 1}, "depth"), ({"init": "x"}, "init")])
 def test_bad_arguments_are_named(arguments, word):
     with pytest.raises(ValueError, match=word):
