@@ -112,6 +112,14 @@ def test_groups_with_and_without_names_go_together(first: str):
     assert [group["param_names"] for group in Nero(groups).param_groups] == expected
 
 
+def test_a_refused_named_group_leaves_no_names_behind():
+    optimizer = Nero(weights_like((3, 4)))
+    before = snapshot(optimizer)
+    with pytest.raises(ValueError, match="'w'"):
+        optimizer.add_param_group({"params": [("w", *weights_like((3, 4)))], "neuron_axes": (2,)})
+    assert snapshot(optimizer) == before
+
+
 # ---------------------------------------------------------------- parameters that are not trained
 
 
