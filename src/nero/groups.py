@@ -221,13 +221,15 @@ def hyper_of(group: Mapping[str, Any]) -> Hyper:
 def check_options_again(group: Mapping[str, Any]) -> None:
     """Check a group's hyperparameters as `check_hyperparameters`: they may have been edited since.
 
+    Where a step may be captured, the number in a learning rate that is a tensor is not read.
+
     Raises:
         ValueError: an option out of its range, or missing.
         TypeError: one of the wrong type; `neuron_axes` that are no tuple.
     """
     if missing := [name for name in OPTIONS if name not in group]:
         raise ValueError(f"the parameter group lacks {', '.join(missing)}")
-    _check_lr(group["lr"])
+    _check_lr(group["lr"], read=not group["capturable"])
     axes = group["neuron_axes"]
     if not isinstance(axes, tuple) or normalize_axes(axes) != axes:
         raise TypeError(f"neuron_axes of a group must be a tuple such as (0,), got {axes!r}")
@@ -254,14 +256,14 @@ def _layout(shape: tuple[int, ...], neuron_axes: tuple[AxisSpec, ...]) -> Neuron
     return NeuronLayout(shape, neuron_axes)
 
 
-def _check_lr(lr: Any) -> None:
+def _check_lr(lr: Any, *, read: bool = True) -> None:
     if isinstance(lr, Tensor):
         if lr.numel() != 1 or not lr.is_floating_point():
             raise ValueError(
                 f"lr as a tensor must be one floating-point number, got {lr.dtype} of shape "
                 f"{tuple(lr.shape)}"
             )
-        if lr.device.type == "cpu" and not 0 <= lr < math.inf:
+        if read and lr.device.type == "cpu" and not 0 <= lr < math.inf:
             raise ValueError(f"lr must be at least 0 and finite, got {lr!r}")
     elif not _is_number(lr):
         raise TypeError(f"lr must be a float or a 0-d tensor, got {lr!r}")

@@ -13,6 +13,9 @@ from nero.neurons import NeuronLayout
 from nero.rounding import Keys, Place, is_stochastic, noise_bits, noise_keys, round_stochastically
 from nero.rule import one_minus_power
 
+# State that is kept in the dtype that a parameter is computed in, on its device.
+FOLLOWING = ("rms", "scale", "radius", "exp_avg")
+
 
 class Hyper(NamedTuple):
     """The hyperparameters of one group."""
@@ -64,7 +67,7 @@ def in_working_dtype(p: Tensor, state: Mapping[str, Any]) -> dict[str, Tensor]:
     it was.
     """
     dtype = working_dtype(p.dtype)
-    found = {name: state.get(name) for name in ("rms", "scale", "radius", "exp_avg")}
+    found = {name: state.get(name) for name in FOLLOWING}
     return {
         name: x.to(p.device, dtype)
         for name, x in found.items()

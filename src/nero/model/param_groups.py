@@ -181,7 +181,7 @@ def balance_(
             each.parameter,
             each.layout,
             center=each.options["center"],
-            radius={"unit": 1.0, "initial": None}.get(radius, radius),
+            radius=1.0 if radius == "unit" else None if radius == "initial" else radius,
         )
     return model
 

@@ -18,6 +18,7 @@ from nero.kernels.cpu.step import Batch, Settings, Shape
 from nero.kernels.facts import are_plain, shares_entries, why_unreadable
 from nero.kernels.triton.launch import _fused_cuda_nero
 from nero.state import (
+    FOLLOWING,
     Hyper,
     StateError,
     TensorStep,
@@ -229,24 +230,30 @@ def _check(p: Tensor, g: Tensor, state: Mapping[str, Any], group: Mapping[str, A
         RuntimeError: a gradient or state that does not go with the parameter, with its name.
     """
     tensors: dict[str, Any] = {"weights": p, "gradient": g, **state}
+    tensors.pop("free", None)  # its presence is all that counts
+    read = not group["capturable"]
     for key, x in tensors.items():
-        if isinstance(x, Tensor) and (reason := _why_not(key, x, p)):
+        if isinstance(x, Tensor) and (reason := _why_not(key, x, p, read=read)):
             name = parameter_name(group, index_of(p, group))
             what = "" if x is p else "the gradient of " if x is g else f"the state {key!r} of "
             raise RuntimeError(f"{what}{name} {reason}; no weight was changed")
 
 
-def _why_not(key: str, x: Tensor, p: Tensor) -> str:
-    """Why a tensor cannot take part in the step of `p`; empty where it can."""
+def _why_not(key: str, x: Tensor, p: Tensor, *, read: bool) -> str:
+    """Why a tensor cannot take part in the step of `p`; empty where it can.
+
+    `read`: whether a step count may be read.
+    """
     part, p_part = local(x), local(p)
     if x.dtype != torch.int64 if key == "seed" else not x.is_floating_point():
         return f"is {x.dtype}"
     on_host = key in ("step", "seed") and part.device.type == "cpu"
-    if part.device != p_part.device and not on_host:
+    follows = key in FOLLOWING and not part.is_meta
+    if part.device != p_part.device and not on_host and not follows:
         return f"is on {part.device}, the parameter on {p_part.device}"
     if reason := why_unreadable(part, beside=p_part):
         return reason
-    if key == "step" and on_host and x.numel() == 1 and not 0 <= part.item() < math.inf:
+    if read and key == "step" and on_host and x.numel() == 1 and not 0 <= part.item() < math.inf:
         return f"is {part.item()}"
     if key == "gradient":
         return "" if x.shape == p.shape else f"is of shape {tuple(x.shape)}"
