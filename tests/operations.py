@@ -88,8 +88,12 @@ class Mirror(OracleTensor):
         for entries, r in zip(self.neurons, self.r, strict=True):
             if self.center:
                 self._subtract_mean(entries)
-            if self.radius is not None:
+            if self.radius not in (None, "initial"):
                 self._set_norm(entries, r)
+
+    def measure(self) -> None:
+        """Take the norms that neurons have now for their own radii."""
+        self.r = [self._norm(entries) or r for entries, r in zip(self.neurons, self.r, strict=True)]
 
     def slack(self, arithmetic: float) -> Tensor:
         """How far rounding may have taken each entry in what was done last: more where it nearly
@@ -217,19 +221,27 @@ class World:
     def project(self) -> None:
         """Project the weights again, as they are after a change of dtype."""
         self.optimizer.project_()
-        for index in range(len(self.params)):
+        for index, mirror in enumerate(self.mirrors):
             self._check_projected(index)
+            if mirror is not None and "radius" in self.optimizer.state[self.params[index]]:
+                mirror.measure()
+                self._check_radii(index)
 
     def check_started(self, first: int) -> None:
         """Check what was made of the parameters from this one on: weights, and radii of steps."""
         for index in range(first, len(self.mirrors)):
-            mirror, state = self.mirrors[index], self.optimizer.state[self.params[index]]
+            mirror = self.mirrors[index]
             self._check_projected(index)
             if mirror is not None and mirror.radius in (None, "initial"):
-                used = state.get("radius", state["scale"]).flatten().expand(len(mirror.r))
-                r = torch.tensor(mirror.r, dtype=torch.float64)
-                _close("radius", used, r, ARITHMETIC[torch.float32] * r, torch.float32)
-                mirror.r = used.double().tolist()
+                self._check_radii(index)
+
+    def _check_radii(self, index: int) -> None:
+        mirror, state = self.mirrors[index], self.optimizer.state[self.params[index]]
+        assert mirror is not None
+        used = state.get("radius", state["scale"]).flatten().expand(len(mirror.r))
+        r = torch.tensor(mirror.r, dtype=torch.float64)
+        _close("radius", used, r, ARITHMETIC[torch.float32] * r, torch.float32)
+        mirror.r = used.double().tolist()
 
     def _check_projected(self, index: int) -> None:
         p, mirror = self.params[index], self.mirrors[index]
