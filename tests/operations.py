@@ -197,6 +197,9 @@ class World:
             assert all(x.isfinite().all() for x in state.values())
             return
         if g is not None:
+            if mirror.t == 0 and mirror.radius in (None, "initial"):
+                # Measured once more at the first step, of weights that may be of another dtype now.
+                self._check_radii(index, 2 * ROUNDING[torch.bfloat16])
             mirror.step(g, float(group["lr"]))
         assert state["step"] == mirror.t, f"{index}: {state['step']} steps, expected {mirror.t}"
         if g is None:
@@ -235,12 +238,12 @@ class World:
             if mirror is not None and mirror.radius in (None, "initial"):
                 self._check_radii(index)
 
-    def _check_radii(self, index: int) -> None:
+    def _check_radii(self, index: int, slack: float = ARITHMETIC[torch.float32]) -> None:
         mirror, state = self.mirrors[index], self.optimizer.state[self.params[index]]
         assert mirror is not None
         used = state.get("radius", state["scale"]).flatten().expand(len(mirror.r))
         r = torch.tensor(mirror.r, dtype=torch.float64)
-        _close("radius", used, r, ARITHMETIC[torch.float32] * r, torch.float32)
+        _close("radius", used, r, slack * r, torch.float32)
         mirror.r = used.double().tolist()
 
     def _check_projected(self, index: int) -> None:
