@@ -129,7 +129,10 @@ LAYERS: Mapping[str, Layer] = {
     "nero.model.param_groups": layer(
         "nero.geometry nero.model.registry.rows nero.model.heads nero.model.assignment"
     ),
+    "nero.model.report": layer("nero.neurons nero.groups nero.state"),
     "nero.model.describe": layer("nero.geometry nero.model"),
+    "nero.model.depth": layer("nero.model.run nero.model.trace"),
+    "nero.model.for_model": layer("nero.groups nero.optimizer nero.model"),
     "nero.groups": layer(BELOW_OPTIMIZER),
     "nero.construction": layer(f"{BELOW_OPTIMIZER} nero.groups nero.distributed.shards"),
     "nero.first_step": layer(

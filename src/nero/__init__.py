@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nero import geometry, measures
     from nero.backward import step_in_backward
     from nero.model.describe import Description, describe
+    from nero.model.for_model import for_model
     from nero.model.initialize import initialize_
     from nero.model.param_groups import balance_, param_groups
     from nero.model.registry.lookup import register
@@ -30,6 +31,7 @@ __all__ = [
     "NeuronLayout",
     "balance_",
     "describe",
+    "for_model",
     "geometry",
     "initialize_",
     "measures",
@@ -46,6 +48,7 @@ _HOMES = {
     "Nero": "nero.optimizer",
     "balance_": "nero.model.param_groups",
     "describe": "nero.model.describe",
+    "for_model": "nero.model.for_model",
     "initialize_": "nero.model.initialize",
     "param_groups": "nero.model.param_groups",
     "register": "nero.model.registry.lookup",

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from nero.model.heads import Named, declared_head, find_named, traced_heads
-from nero.model.registry.lookup import find_row, own_type, qualified_name
-from nero.model.registry.rows import PER_ENTRY_ROLES, ROLES, Axes, every_axis, vectors
+from nero.model.registry.lookup import find_part_row, find_row, own_type, qualified_name
+from nero.model.registry.rows import PER_ENTRY_ROLES, ROLES, Axes, Row, every_axis, vectors
 from nero.model.registry.torch_nn import reparametrized
 from nero.neurons import NeuronLayout, normalize_axes
 
@@ -45,13 +45,15 @@ UNKNOWN: Mapping[str, Callable[[nn.Module, nn.Parameter], tuple[str, Axes | None
 
 
 class Claim(NamedTuple):
-    """One module's word about one of its parameters; `axes` is None where the type is unknown."""
+    """One module's word about one of its parameters."""
 
     name: str
     module: nn.Module
     attribute: str
     role: str
-    axes: Axes | None
+    axes: Axes | None  # None: the type is unknown
+    blocks: int = 1
+    known: bool = True
 
 
 Owned = tuple[nn.Parameter, list[Claim]]
@@ -67,6 +69,8 @@ class Assignment:
         owner: qualified name of the type of the module that owns it.
         role: "weight", "embedding", "head", "gain" or "bias".
         layout: its neurons.
+        blocks: how many layers its last axis of neurons holds.
+        known: whether the registry knows its owner.
         options: what its group says besides: what the overrides set, then the constraint too.
         overrides: the patterns that applied.
         reparametrized: whether the weight in use is computed from it.
@@ -79,6 +83,8 @@ class Assignment:
     owner: str
     role: str
     layout: NeuronLayout
+    blocks: int
+    known: bool
     options: dict[str, Any]
     overrides: tuple[str, ...]
     reparametrized: bool
@@ -128,25 +134,31 @@ def _claims(model: nn.Module, unknown: str) -> list[Owned]:
             while isinstance(owner, (nn.ParameterList, nn.ParameterDict)) and owner_path:
                 owner_path, _, last = owner_path.rpartition(".")
                 owner, within = modules[owner_path], f"{last}.{within}"
-            role, axes = _role_and_axes(owner, within, p)
-            if axes is None and not isinstance(p, UninitializedParameter):
+            name = f"{path}.{attribute}" if path else attribute
+            whole_path, _, part = path.rpartition(".")
+            row = find_part_row(modules[whole_path], f"{part}.{attribute}") if path else None
+            claim = _claim(name, owner, within, p, row)
+            if claim.axes is None and not isinstance(p, UninitializedParameter):
                 role, axes = UNKNOWN[unknown](owner, p)
-            claim = Claim(f"{path}.{attribute}" if path else attribute, owner, within, role, axes)
+                claim = claim._replace(role=role, axes=axes, known=False)
             found.setdefault(id(p), (p, []))[1].append(claim)
     return list(found.values())
 
 
-def _role_and_axes(module: nn.Module, attribute: str, p: nn.Parameter) -> tuple[str, Axes | None]:
+def _claim(name: str, module: nn.Module, attribute: str, p: nn.Parameter, row: Row | None) -> Claim:
+    """What the registry says of a parameter; `row` is what the whole says that it is a part of."""
     if isinstance(p, UninitializedParameter):
-        return "weight", None
+        return Claim(name, module, attribute, "weight", None)
     if attribute in reparametrized(module):
-        return "gain", every_axis(module, p)
-    row = find_row(module, attribute)
+        return Claim(name, module, attribute, "gain", every_axis(module, p))
+    row = row or find_row(module, attribute)
     if row is not None:
-        return row.role, row.axes(module, p)
+        layers = row.layers(module, p)
+        return Claim(name, module, attribute, row.role, row.axes(module, p), layers)
     if p.ndim < 2:
-        return ("bias" if attribute == "bias" else "gain"), every_axis(module, p)
-    return "weight", None
+        role = "bias" if attribute == "bias" else "gain"
+        return Claim(name, module, attribute, role, every_axis(module, p))
+    return Claim(name, module, attribute, "weight", None)
 
 
 def _check_initialized(owned: list[Owned]) -> None:
@@ -246,12 +258,15 @@ def _assign_one(
         axes = every_axis(claims[0].module, p)
     elif axes is None and id(p) in embeddings and all(claim.axes is None for claim in claims):
         axes = vectors(claims[0].module, p)
+    blocks = options.pop("blocks", claims[0].blocks if axes is None else 1)
     return Assignment(
         names=[claim.name for claim in claims],
         parameter=p,
         owner=qualified_name(own_type(claims[0].module)),
         role=role,
         layout=_agreed_layout(p, claims, axes),
+        blocks=blocks,
+        known=all(claim.known for claim in claims) or axes is not None,
         options=options,
         overrides=_patterns(claims, overrides),
         reparametrized=any(claim.attribute in reparametrized(claim.module) for claim in claims),

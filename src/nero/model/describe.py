@@ -17,6 +17,7 @@ from nero.model.assignment import Assignment, Options
 from nero.model.heads import Named
 from nero.model.param_groups import plan
 from nero.model.registry.rows import PER_ENTRY_ROLES
+from nero.model.report import size
 
 NUMERIC = ("neurons", "fan_in", "state_bytes")
 STEP_BYTES = 4  # a step count is a float32 scalar, in Nero as in Adam
@@ -77,7 +78,7 @@ class Description:
         neurons = sum(row.neurons for row in self.rows if row.role not in PER_ENTRY_ROLES)
         line = (
             f"{len(self.rows)} parameters, {self.entries:,} entries, {neurons:,} neurons; "
-            f"state: Nero {_size(self.state_bytes)}, Adam {_size(self.adam_bytes)}"
+            f"state: Nero {size(self.state_bytes)}, Adam {size(self.adam_bytes)}"
         )
         if not self.state_bytes:
             return line
@@ -224,11 +225,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, tuple):
         return " x ".join(map(str, value)) or "scalar"
     return f"{value:,}" if isinstance(value, int) else value
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000
-    return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"

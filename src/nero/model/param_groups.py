@@ -83,7 +83,9 @@ def param_groups(
 
     Returns:
         Groups of (name, tensor) pairs under "params", with "neuron_axes", "center", "radius",
-        "role" and "preset", and what the overrides add.
+        "role" and "preset", and what the overrides add; with "blocks" where several layers are
+        packed in one matrix (q, k and v; gates; groups of a convolution), which `orthogonal=True`
+        has to know.
 
     Raises:
         ValueError: a parameter with two or more axes whose owner is not known (the message has
@@ -117,7 +119,9 @@ def param_groups(
     groups: dict[Any, dict[str, Any]] = {}
     for each in assignments:
         axes, options = each.layout.neuron_axes, each.options
-        key = (each.role, axes, options["center"], options["radius"], each.overrides)
+        if each.blocks != 1:
+            options = {**options, "blocks": each.blocks}
+        key = (each.role, axes, options["center"], options["radius"], each.blocks, each.overrides)
         group = groups.setdefault(
             key,
             {"params": [], "preset": preset, "role": each.role, "neuron_axes": axes, **options},

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+import nero
+
 
 class Block(nn.Module):
     """Self-attention and a two-layer perceptron, each on normalised input and added to it."""
@@ -30,6 +32,9 @@ class Block(nn.Module):
         )
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.attention_out(mixed.transpose(1, 2).reshape(batch, tokens, width))
+
+
+nero.register("nero_lab.models.gpt.Block", "query_key_value.weight", blocks=3)
 
 
 class SmallGPT(nn.Module):

@@ -54,6 +54,9 @@ class OptimizerSpec:
     by_neuron: bool = False
     """whether `build_for` gives it the groups of `nero.param_groups`, which say where the neurons
     are and what each tensor is; otherwise it gets the parameters in one group"""
+    by_model: bool = False
+    """whether the factory takes the model itself instead of parameters, and as keywords `batch`,
+    which the model can be called with, `fresh` and `groups`"""
     balanced: bool = False
     """whether every neuron is put back to mean 0 and norm 1 after each step, as Nero does"""
     follows_schedule: bool = True
@@ -72,7 +75,12 @@ class OptimizerSpec:
             params: tensors or groups.
             lr: the learning rate; None: its own default.
             options: arguments of the constructor that replace or join those of the row.
+
+        Raises:
+            ValueError: the row is one that takes a model.
         """
+        if self.by_model:
+            raise ValueError(f"{self.name} is built from a model: use build_for")
         groups: list[Any] = list(params)
         if self.balanced:
             from nero_lab.optimizers.balanced import balance_params_
@@ -98,6 +106,8 @@ class OptimizerSpec:
         *,
         options: Mapping[str, Any] | None = None,
         groups: Mapping[str, Any] | None = None,
+        batch: Any = None,
+        fresh: bool = True,
     ) -> "Optimizer":
         """Return the optimiser over a model's trainable parameters, grouped as it needs them.
 
@@ -108,7 +118,15 @@ class OptimizerSpec:
                 `center` and `radius` go to the groups whose neurons are constrained at all.
             groups: arguments of `nero.param_groups`, such as `head`, for those rows that take
                 groups; others do not look at them. The preset is "paper" unless they say otherwise.
+            batch: arguments of the model, a tuple or a dict, for rows that take the model; None:
+                they are built without.
+            fresh: whether the weights may be drawn anew by rows that take the model.
         """
+        if self.by_model:
+            factory: Any = load_object(self.factory)
+            given = {**self.options, **(options or {})}
+            rate = self.default_lr if lr is None else lr
+            return factory(model, rate, batch=batch, fresh=fresh, groups=groups, **given)
         if not self.by_neuron:
             trained = [p for p in model.parameters() if p.requires_grad]
             return self.build(trained, lr, options)

@@ -31,6 +31,7 @@ from nero_lab.training.checkpoints import (
 )
 from nero_lab.training.context import Context, Progress, Stopped
 from nero_lab.training.devices import OnDevice, any_process, gather_states, launch_fabric, rows_of
+from nero_lab.training.first_inputs import first_inputs
 
 _CHECK_STEPS = 50
 """Steps from one look at the loss, for divergence, to the next: a look waits for the device."""
@@ -114,8 +115,19 @@ class Loop:
 
     def _build_optimizers(self, modules: Mapping[str, nn.Module]) -> dict[str, Optimizer]:
         spec, run = find_optimizer(self.run.optimizer), self.run
+        inputs: dict[str, Any] = {}
+        if spec.by_model:
+            batch = next(iter(self.data.train.batches(0, seed=run.seed)))
+            inputs = first_inputs(self.task, self.raw_model, modules, batch, **run.loss)
         return {
-            name: spec.build_for(module, run.lr, options=run.optimizer_options, groups=run.groups)
+            name: spec.build_for(
+                module,
+                run.lr,
+                options=run.optimizer_options,
+                groups=run.groups,
+                batch=inputs.get(name),
+                fresh=run.start is None,
+            )
             for name, module in modules.items()
         }
 

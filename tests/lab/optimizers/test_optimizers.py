@@ -27,10 +27,16 @@ def take_a_step(model, optimizer, x):
     optimizer.step()
 
 
+OF_PARAMETERS = [name for name, spec in OPTIMIZERS.items() if not spec.by_model]
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_builds_and_takes_a_step(name):
     model = PlainMLP(3, 8)
-    optimizer = train_mode(OPTIMIZERS[name].build(model.parameters()))
+    spec = OPTIMIZERS[name]
+    optimizer = train_mode(
+        spec.build_for(model) if spec.by_model else spec.build(model.parameters())
+    )
     before = [p.detach().clone() for p in model.parameters()]
     take_a_step(model, optimizer, torch.randn(32, 64))
     assert all(
@@ -78,7 +84,7 @@ def test_grid_holds_the_default_and_is_as_long_as_the_others(name):
     assert len(spec.lr_grid) == len(OPTIMIZERS["nero"].lr_grid)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", OF_PARAMETERS)
 def test_options_reach_the_optimizer(name):
     spec = OPTIMIZERS[name]
     group = spec.build(PlainMLP(2, 8).parameters(), lr=0.5).param_groups[0]
@@ -96,6 +102,22 @@ def test_options_given_replace_those_of_the_row():
     optimizer = OPTIMIZERS["sgd"].build_for(nn.Linear(3, 2), options={"momentum": 0.0})
     assert optimizer.param_groups[0]["momentum"] == 0.0
     assert optimizer.param_groups[0]["fused"]
+
+
+def test_a_row_of_a_model_gets_a_batch_and_its_options():
+    spec, x = OPTIMIZERS["nero-for-model"], torch.randn(4, 64)
+    deep = spec.build_for(
+        PlainMLP(40, 8), lr=0.1, options={"momentum": 0.0}, groups={"preset": "paper"}, batch=(x,)
+    )
+    rates = {group["role"]: group["lr"] for group in deep.param_groups}
+    assert rates["weight"] < 0.05
+    assert {group["momentum"] for group in deep.param_groups} == {0.0}
+    model = PlainMLP(3, 8)
+    before = copy.deepcopy(model.state_dict())
+    spec.build_for(model, batch=(x,), fresh=False, groups={"head": "layers.0"})
+    assert all(torch.equal(before[name], p) for name, p in model.state_dict().items())
+    with pytest.raises(ValueError, match="built from a model"):
+        spec.build(model.parameters())
 
 
 def test_frozen_parameters_are_left_out():

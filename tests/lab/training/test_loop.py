@@ -54,7 +54,9 @@ def crash() -> None:
     raise Crash
 
 
-@pytest.mark.parametrize("optimizer", ["nero", "sgd", "adam", "lamb", "muon", "schedule-free"])
+@pytest.mark.parametrize(
+    "optimizer", ["nero", "nero-for-model", "sgd", "adam", "lamb", "muon", "schedule-free"]
+)
 @pytest.mark.parametrize("step", [0, 7, 30, STEPS - 1])
 def test_a_run_that_crashed_goes_on_to_the_same_end(tmp_path: Path, optimizer: str, step: int):
     run = planned(Blobs(), optimizer)

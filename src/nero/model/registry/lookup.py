@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from nero.model.registry import peft, timm, torch_nn, torchvision, transformers
-from nero.model.registry.rows import ROLES, AxesOf, Row
+from nero.model.registry.rows import ROLES, AxesOf, BlocksOf, Row
 from nero.neurons import normalize_axes
 
 # Rows for types of other packages, which need not be installed: by package and, in it, by fnmatch
@@ -34,6 +34,7 @@ def register(
     *,
     neuron_axes: Iterable[object] | AxesOf = (0,),
     role: str = "weight",
+    blocks: int | BlocksOf = 1,
 ) -> None:
     """Say which entries of a module type's parameter make up a neuron.
 
@@ -44,14 +45,18 @@ def register(
         module_type: the type of the module that owns the parameter, or its qualified name
             ("package.module.Class"), which imports nothing and may be an fnmatch pattern.
         name: the parameter's attribute name in that module, or an fnmatch pattern ("weight_*").
-            An entry of a ParameterList or ParameterDict is "list.0" in the module that holds it.
+            An entry of a ParameterList or ParameterDict is "list.0" in the module that holds it,
+            and a parameter of one of its parts "part.weight".
         neuron_axes: the axes that count neurons, as `nero.NeuronLayout` takes them, or a
             function of (module, parameter) that returns them. Default (0,), a row per neuron.
             Ignored for gains and biases, where each entry is by itself.
         role: "weight" (the default), "embedding", "head", "gain" or "bias".
+        blocks: how many layers lie packed in the last axis of neurons, as equal pieces, for
+            `orthogonal=True`: 3 for q, k and v in one matrix. Or a function of (module, parameter)
+            that returns it. Default 1.
 
     Raises:
-        ValueError: an unknown role.
+        ValueError: an unknown role, or `blocks` below 1.
         TypeError: `module_type` is neither a module type nor a string, or axes of a wrong type.
 
     Examples:
@@ -72,14 +77,22 @@ def register(
             "module_type must be a subclass of torch.nn.Module or its qualified name, "
             f"got {module_type!r}"
         )
+    if not callable(blocks) and blocks < 1:
+        raise ValueError(f"blocks must be a positive integer, got {blocks!r}")
     axes = neuron_axes if callable(neuron_axes) else normalize_axes(neuron_axes)
-    _user_rows.insert(0, (module_type, Row(name, role, axes)))
+    _user_rows.insert(0, (module_type, Row(name, role, axes, blocks)))
     _rows.cache_clear()
 
 
 def find_row(module: nn.Module, name: str) -> Row | None:
     """The row of the parameter called `name` in `module`, or None where the registry has none."""
     return next((row for row in _rows(type(module)) if fnmatchcase(name, row.name)), None)
+
+
+def find_part_row(whole: nn.Module, name: str) -> Row | None:
+    """The row of `whole` for a parameter of one of its parts, such as "c_attn.weight"."""
+    rows = (row for row in _rows(type(whole)) if "." in row.name)
+    return next((row for row in rows if fnmatchcase(name, row.name)), None)
 
 
 def qualified_name(module_type: type) -> str:

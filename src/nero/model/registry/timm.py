@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nero.model.registry.rows import Row, each, vectors
+from nero.model.registry.rows import Row, each, thirds, vectors
 
 # Tokens and positions, (..., width), and tables of relative positions, (places, heads or width).
 VECTORS = """
@@ -25,5 +25,6 @@ ROWS: dict[str, tuple[Row, ...]] = {
         *each(VECTORS, "embedding", vectors),
         *each(GAINS, "gain"),
         Row("attention_biases", "bias"),
+        Row("qkv.weight", "weight", blocks=thirds),
     ),
 }

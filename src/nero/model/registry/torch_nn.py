@@ -19,23 +19,35 @@ def transposed(module: nn.Module, _parameter: Tensor) -> Axes:
     return (1,) if module.groups == 1 else ((0, module.groups), 1)
 
 
+def groups(module: nn.Module, _parameter: Tensor) -> int:
+    """A convolution's groups take different inputs, so each is a layer."""
+    assert isinstance(module, _ConvNd)
+    return module.groups
+
+
+def gates(module: nn.Module, parameter: Tensor) -> int:
+    """The gates of a recurrent layer, `hidden_size` rows each; a projection has fewer rows."""
+    assert isinstance(module, (nn.RNNBase, nn.RNNCellBase))
+    return max(1, parameter.shape[0] // module.hidden_size)
+
+
 ROWS: dict[type[nn.Module], tuple[Row, ...]] = {
     nn.Linear: (WEIGHT, BIAS),
     nn.Bilinear: (WEIGHT, BIAS),
     _ConvTransposeNd: (Row("weight", "weight", transposed), BIAS),
-    _ConvNd: (WEIGHT, BIAS),
+    _ConvNd: (Row("weight", "weight", blocks=groups), BIAS),
     nn.Embedding: (Row("weight", "embedding"),),
     nn.EmbeddingBag: (Row("weight", "embedding"),),
     # The rows of q, k and v are stacked in in_proj_weight; bias_k and bias_v are (1, 1, width).
     nn.MultiheadAttention: (
-        Row("in_proj_weight", "weight"),
+        Row("in_proj_weight", "weight", blocks=3),
         Row("[qkv]_proj_weight", "weight"),
         Row("in_proj_bias", "bias"),
         Row("bias_[kv]", "bias"),
     ),
     # Gates are stacked along axis 0: each row of each gate is a neuron.
-    nn.RNNBase: (Row("weight_*", "weight"), Row("bias_*", "bias")),
-    nn.RNNCellBase: (Row("weight_*", "weight"), Row("bias_*", "bias")),
+    nn.RNNBase: (Row("weight_*", "weight", blocks=gates), Row("bias_*", "bias")),
+    nn.RNNCellBase: (Row("weight_*", "weight", blocks=gates), Row("bias_*", "bias")),
     _NormBase: (GAIN, BIAS),
     nn.LayerNorm: (GAIN, BIAS),
     nn.GroupNorm: (GAIN, BIAS),

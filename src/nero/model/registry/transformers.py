@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nero.model.registry.rows import BIAS, GAIN, WEIGHT, Axes, Row, each, vectors
+from nero.model.registry.rows import BIAS, GAIN, WEIGHT, Axes, Row, each, thirds, vectors
 
 IN_OUT = Row("weight", "weight", (1,))
 STACKED_OUT_IN = Row("weight", "weight", (0, 1))
@@ -59,8 +59,24 @@ def dbrx_down(module: nn.Module, _parameter: Tensor) -> Axes | None:
     return ((0, count), 1) if isinstance(count, int) else None
 
 
+def fused(_module: nn.Module, parameter: Tensor) -> int:
+    """(in, out) of equal layers side by side that each keep the width: q, k and v, or k and v."""
+    width, out = parameter.shape
+    return out // width if out % width == 0 else 1
+
+
+FUSED = Row("c_attn.weight", "weight", (1,), fused)
+
 ROWS: dict[str, tuple[Row, ...]] = {
     "transformers.pytorch_utils.Conv1D": (IN_OUT, BIAS),
+    "transformers.models.gpt2.*": (FUSED,),
+    "transformers.models.imagegpt.*": (FUSED,),
+    "transformers.models.openai.*": (FUSED,),
+    "transformers.models.decision_transformer.*": (FUSED,),
+    "transformers.models.mpt.*": (Row("Wqkv.weight", "weight", blocks=thirds),),
+    "transformers.models.modernbert.*": (Row("Wqkv.weight", "weight", blocks=thirds),),
+    # q, k and v of different heights, which are no equal pieces.
+    "transformers.models.exaone4_5.*": (Row("qkv.weight", "weight"),),
     "transformers.*.AMSoftmaxLoss": (IN_OUT,),
     "transformers.*MultiModalProjector": (Row("mm_input_projection_weight", "weight", (1,)),),
     "transformers.*.XCLIPModel": (Row("prompts_visual_projection", "weight", (1,)),),
@@ -92,7 +108,13 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row("w2", "weight", dbrx_down),
     ),
     "transformers.*SharedExperts": each("gate_proj up_proj down_proj", "weight", (0, 1)),
-    "transformers.*Experts": each("gate_up_proj up_proj down_proj", "weight", experts),
+    # Gates and what they multiply lie alternately.
+    "transformers.*.GptOssExperts": each("gate_up_proj down_proj", "weight", experts),
+    # Gates lie before what they multiply.
+    "transformers.*Experts": (
+        Row("gate_up_proj", "weight", experts, blocks=2),
+        *each("up_proj down_proj", "weight", experts),
+    ),
     "transformers.*Router": (WEIGHT,),
     "transformers.*HyperConnection": (Row("fn", "weight"),),
     "transformers.*HyperHead": (Row("hc_fn", "weight"),),
@@ -110,5 +132,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
         *each(VECTORS, "embedding", vectors),
         *each(GAINS, "gain", ()),
         *each(BIASES, "bias", ()),
+        Row("qkv.weight", "weight", blocks=thirds),
+        Row("gate_up_proj.weight", "weight", blocks=2),
     ),
 }

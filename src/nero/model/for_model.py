@@ -1,0 +1,323 @@
+"""The recommended optimiser for a model, in one line.
+
+The function is public as `nero.for_model`; a module of that name would hide it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from nero.groups import check_group
+from nero.model.assignment import Assignment, Options
+from nero.model.depth import rate_factor, row_lengths
+from nero.model.heads import Named, declared_head, traced_heads
+from nero.model.initialize import Initialization, initialize_
+from nero.model.param_groups import PRESETS, plan
+from nero.model.report import table
+from nero.model.run import unwrap
+from nero.model.trace import TracedLayer, trace
+from nero.optimizer import Nero
+
+
+class Role(NamedTuple):
+    """What the parameters of one role are given.
+
+    Attributes:
+        options: of their group, beside or instead of the preset's constraint.
+        rate: their learning rate, in multiples of the network's.
+    """
+
+    options: Options
+    rate: float = 1.0
+
+
+# The recommendation: the one place that says it. Constraints that are not given here are those of
+# the presets "balanced" and "finetune" (nero.model.param_groups).
+FRESH: Mapping[str, Role] = {
+    "weight": Role({"orthogonal": True}),
+    "embedding": Role({}),
+    "head": Role({}),
+    "gain": Role({}),
+    "bias": Role({}),
+}
+TRAINED: Mapping[str, Role] = FRESH
+MAX_TURN = 1.0
+MOMENTUM = 0.9
+# turn where none is given: with momentum, and without. Momentum lengthens steps.
+TURN = {True: 0.03, False: 0.06}
+
+# Arguments of Nero that follow from the model.
+FROM_MODEL = {
+    "lr": "give turn, or lr by overrides",
+    "neuron_axes": "give them by overrides or nero.register",
+    "blocks": "give them by overrides or nero.register",
+}
+# Those that mean the hidden weights alone.
+OF_WEIGHTS = ("orthogonal", "center", "radius")
+
+
+class ForModel(Nero):
+    """What `nero.for_model` returns: `nero.Nero`, and a table of what was decided when printed."""
+
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return "\n".join([table(self), *self.notes])
+
+
+def for_model(
+    model: nn.Module,
+    *,
+    batch: Any = None,
+    fresh: bool,
+    turn: float | None = None,
+    momentum: float = MOMENTUM,
+    head: Named | Iterable[Named] | None = None,
+    embedding: Named | Iterable[Named] | None = None,
+    overrides: Mapping[str, Options] | None = None,
+    **options: Any,
+) -> Nero:
+    """The recommended optimiser for a model: no learning rate has to be given.
+
+    Hidden weights turn in orthogonal directions (`nero.directions`), heads, embeddings, gains and
+    biases by the paper's rule, and nothing turns by more than its learning rate in a step. Layers
+    that stand in a long row, without a skip connection or a normalisation between them, get a
+    learning rate in proportion to 1 / length (`nero.model.depth`). Print the optimiser to see what
+    was decided. `nero.Nero` with its defaults is the paper's algorithm.
+
+    Args:
+        model: as for `nero.param_groups`: on any device, also the meta device, compiled or wrapped
+            in DistributedDataParallel.
+        batch: a tensor, a tuple of arguments or a dict of keyword arguments. The model is run on it
+            in eval mode and without gradients to find its head, its rows of layers and, where
+            `fresh`, its plain parts. Without one all layers get the same rate.
+        fresh: True: the weights are to be trained from the start. Where the batch shows plain
+            chains of layers, `nero.initialize_` draws their weights anew and sets their biases to
+            zero; then every neuron is projected. False: the weights are trained ones, and every bit
+            of them stays; neurons keep their norms.
+        turn: how far the network turns in a step, in radians: the learning rate of all layers but
+            those in long rows. Default 0.03 with momentum, 0.06 without.
+        momentum: of the running average of gradients, in [0, 1). Default 0.9. 0 needs no buffer of
+            the weights' size: the state is then one number for each neuron, bias and gain.
+        head: module, parameter, dotted name or a list of them. Default: what the batch shows, or
+            what a Hugging Face model declares.
+        embedding: as for `nero.param_groups`.
+        overrides: group options by fnmatch pattern of parameter names, as for `nero.param_groups`.
+        **options: other arguments of `nero.Nero`. `orthogonal`, `center` and `radius` are for
+            hidden weights alone.
+
+    Returns:
+        The optimiser, of a subclass of `nero.Nero` whose repr is a table of the decisions.
+
+    Raises:
+        ValueError: as `nero.param_groups` and `nero.Nero`, before any weight has changed; an option
+            that moves trained weights where `fresh` is False.
+        TypeError: `fresh` is no bool; an option that follows from the model, such as `lr`.
+
+    Warns:
+        UserWarning: once, with all their names, of parameters with two or more axes whose owner is
+            not known: each vector along the last axis is taken for a neuron.
+
+    Examples:
+        >>> import torch, nero
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+        >>> optimizer = nero.for_model(model, batch=torch.randn(8, 64), fresh=True)
+        >>> [(group["role"], group["lr"]) for group in optimizer.param_groups]
+        [('weight', 0.03), ('bias', 0.03), ('head', 0.03)]
+    """
+    _check_arguments(fresh, turn, momentum, options)
+    of_weights = {name: options.pop(name) for name in OF_WEIGHTS if name in options}
+    options = {"momentum": momentum, "max_turn": MAX_TURN, **options}
+    turn = TURN[momentum > 0] if turn is None else turn
+    layers = {} if batch is None else trace(model, batch)
+    assignments = plan(
+        model,
+        preset="balanced" if fresh else "finetune",
+        head=_heads(model, head, batch, layers),
+        embedding=embedding,
+        overrides=overrides,
+        unknown="vectors",
+    )
+    _warn_of_unknown(assignments)
+    rows = row_lengths(model, layers)
+    for each in assignments:
+        each.options = _decide(each, fresh, turn, rows, of_weights, overrides or {})
+    _check_groups(assignments, options)
+    done = initialize_(model, batch) if fresh and batch is not None else Initialization()
+    _keep_norms(model, assignments, done, of_weights, overrides or {})
+    optimizer = ForModel(_groups(assignments, fresh), **options)
+    optimizer.notes = _notes(batch, fresh, turn, assignments, rows, done)
+    return optimizer
+
+
+def _check_arguments(fresh: Any, turn: Any, momentum: Any, options: Mapping[str, Any]) -> None:
+    if not isinstance(fresh, bool):
+        raise TypeError(
+            "fresh must be True (the weights may be drawn anew) or False (they are trained), "
+            f"got {fresh!r}"
+        )
+    if turn is not None and (not isinstance(turn, Real) or isinstance(turn, bool)):
+        raise TypeError(f"turn must be a float or None, got {turn!r}")
+    for name, instead in FROM_MODEL.items():
+        if name in options:
+            raise TypeError(f"for_model decides {name} for each layer: {instead}")
+    # The optimiser checks its arguments before it looks at parameters: nothing has changed yet.
+    constraint = {"center": False, "radius": None}
+    lr = 0.0 if turn is None else turn
+    ForModel([torch.zeros(1)], **{**constraint, **options, "lr": lr, "momentum": momentum})
+    if not fresh and (options.get("center") or options.get("radius") not in (None, "initial")):
+        raise ValueError(
+            "fresh=False keeps every bit of the weights, which center=True and a radius other than "
+            '"initial" or None would not'
+        )
+
+
+def _heads(
+    model: nn.Module,
+    head: Named | Iterable[Named] | None,
+    batch: Any,
+    layers: Mapping[str, TracedLayer],
+) -> Named | Iterable[Named] | None:
+    """The head as given, declared by the model or shown by the batch; None where none of these."""
+    if head is not None or batch is None or declared_head(model):
+        return head
+    try:
+        return traced_heads(model, batch)
+    except ValueError:  # an activation follows it, or the model has none
+        last = [name for name, layer in layers.items() if "output" in layer.ends]
+        if len(last) != 1:
+            return None
+        return unwrap(model).get_submodule(last[0].rpartition(".")[0])
+
+
+def _warn_of_unknown(assignments: list[Assignment]) -> None:
+    unknown = [each for each in assignments if not each.known]
+    if unknown:
+        names = ", ".join(f"{each.names[0]} {each.layout.shape}" for each in unknown)
+        warnings.warn(
+            f"of {names} the owner's type is not known: each vector along the last axis is taken "
+            "for a neuron, as positions and tokens are. nero.register says otherwise",
+            stacklevel=3,
+        )
+
+
+def _decide(
+    each: Assignment,
+    fresh: bool,
+    turn: float,
+    rows: Mapping[int, int],
+    of_weights: Options,
+    overrides: Mapping[str, Options],
+) -> dict[str, Any]:
+    """The options of a parameter's group: what the overrides set, else the recommendation."""
+    role = (FRESH if fresh else TRAINED)[each.role]
+    given = _given(each, overrides)
+    decided = dict(role.options)
+    usual = PRESETS["balanced" if fresh else "finetune"].get(each.role)
+    if usual is None or any(each.options[name] != usual[name] for name in usual.keys() - given):
+        # Single entries, and embeddings whose padding row would move.
+        decided = {name: value for name, value in decided.items() if name not in each.options}
+    if each.role == "weight" and each.layout.fan_in > 1:
+        decided |= of_weights
+    if each.blocks != 1:
+        decided["blocks"] = each.blocks
+    lr = turn * role.rate * rate_factor(rows.get(id(each.parameter), 1))
+    return {"lr": lr, **each.options, **decided, **given}
+
+
+def _given(each: Assignment, overrides: Mapping[str, Options]) -> dict[str, Any]:
+    """What overrides set for a parameter, but for what is part of the assignment by now."""
+    given = {name: value for key in each.overrides for name, value in overrides[key].items()}
+    return {name: value for name, value in given.items() if name in each.options}
+
+
+def _check_groups(assignments: list[Assignment], options: Options) -> None:
+    """Raise what the optimiser would raise, before any weight is drawn anew."""
+    defaults = ForModel([torch.zeros(1)], lr=0.0, **options).defaults
+    for each in assignments:
+        group = {"neuron_axes": each.layout.neuron_axes, **each.options}
+        check_group(
+            {**defaults, **group, "params": [each.parameter], "param_names": each.names[:1]}
+        )
+
+
+def _keep_norms(
+    model: nn.Module,
+    assignments: list[Assignment],
+    done: Initialization,
+    of_weights: Options,
+    overrides: Mapping[str, Options],
+) -> None:
+    """Have neurons keep the norm that `initialize_` has given them where that is not 1."""
+    parameters = dict(unwrap(model).named_parameters())
+    norms = {id(parameters[each.name]): each.norm for each in done if each.norm is not None}
+    for each in assignments:
+        norm = norms.get(id(each.parameter), 1.0)
+        told = "radius" in of_weights or "radius" in _given(each, overrides)
+        if norm > 1 + 1e-9 and not told and each.options["radius"] == "unit":
+            each.options["radius"] = norm
+
+
+def _groups(assignments: list[Assignment], fresh: bool) -> list[dict[str, Any]]:
+    groups: dict[Any, dict[str, Any]] = {}
+    for each in assignments:
+        axes = each.layout.neuron_axes
+        key = (each.role, axes, each.overrides, *sorted(each.options.items(), key=lambda x: x[0]))
+        common = {"preset": "balanced" if fresh else "finetune", "role": each.role}
+        group = groups.setdefault(
+            key, {"params": [], **common, "neuron_axes": axes, **each.options}
+        )
+        group["params"].append((each.names[0], each.parameter))
+    return list(groups.values())
+
+
+def _notes(
+    batch: Any,
+    fresh: bool,
+    turn: float,
+    assignments: list[Assignment],
+    rows: Mapping[int, int],
+    done: Initialization,
+) -> tuple[str, ...]:
+    """What the table cannot show: why these rates, and what became of the initial weights."""
+    notes = []
+    longest = max([rows.get(id(each.parameter), 1) for each in assignments], default=1)
+    if batch is None:
+        notes.append(
+            f"lr: turn {turn:g} everywhere; without a batch it is not known how many layers stand "
+            "in a row"
+        )
+    elif rate_factor(longest) < 1:
+        notes.append(
+            f"lr: turn {turn:g}, times {rate_factor(longest):.3g} where {longest} layers stand in "
+            "a row without a skip connection or a normalisation"
+        )
+    else:
+        notes.append(f"lr: turn {turn:g} everywhere; at most {longest} layers stand in a row")
+    if not any(each.role == "head" or len(each.names) > 1 for each in assignments):
+        notes.append("head: none is known; name it with head=, or give a batch")
+    if not fresh:
+        notes.append("initial weights: kept to the bit")
+    elif batch is None:
+        notes.append("initial weights: projected; to have plain chains drawn anew, give a batch")
+    elif not done:
+        notes.append("initial weights: projected; the batch passes no layer")
+    else:
+        drawn = [each for each in done if each.place != "left"]
+        notes.append(
+            f"initial weights: {len(drawn)} of {len(done)} layers drawn anew (nero.initialize_), "
+            "the others as they were; then all projected"
+        )
+        whys = dict.fromkeys(each.why for each in done if each.place == "left")
+        for why in whys:
+            left = [each.name for each in done if each.place == "left" and each.why == why]
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            notes.append(f"  {left[0]}{more} left: {why}")
+    return tuple(notes)
