@@ -54,9 +54,16 @@ def crash() -> None:
     raise Crash
 
 
-@pytest.mark.parametrize(
-    "optimizer", ["nero", "nero-for-model", "sgd", "adam", "lamb", "muon", "schedule-free"]
-)
+def test_an_optimizer_that_looks_at_the_model_resumes_too(tmp_path: Path):
+    run = planned(Blobs(), "nero-for-model", lr=0.03)
+    whole = train_run(Blobs(), run, CPU)
+    context = replace(CPU, checkpoints=tmp_path, save_steps=4)
+    with pytest.raises(Crash):
+        train_run(Crashing(30, crash), run, context)
+    assert same(train_run(Blobs(), run, context), whole)
+
+
+@pytest.mark.parametrize("optimizer", ["nero", "sgd", "adam", "lamb", "muon", "schedule-free"])
 @pytest.mark.parametrize("step", [0, 7, 30, STEPS - 1])
 def test_a_run_that_crashed_goes_on_to_the_same_end(tmp_path: Path, optimizer: str, step: int):
     run = planned(Blobs(), optimizer)
