@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nero import Nero
+from nero.model.depth import rate_factor
 from nero.model.describe import describe
 from nero.model.param_groups import param_groups
 
@@ -51,6 +52,20 @@ def test_the_bytes_are_those_that_the_optimisers_keep(arguments: Any, dtype: tor
     assert [row.state_bytes for row in table.rows] == [kept[p] for p in model.parameters()]
     assert table.state_bytes == sum(kept.values())
     assert table.adam_bytes == sum(state_bytes(adam).values())
+
+
+def test_a_batch_shows_rows_and_rates() -> None:
+    layers = [part for _ in range(11) for part in (nn.Linear(6, 6), nn.ReLU())]
+    model = nn.Sequential(nn.LayerNorm(6), *layers, nn.Linear(6, 3))
+    blind, seen = describe(model), describe(model, batch=torch.randn(2, 6))
+    assert "rate" not in str(blind)
+    assert {(row.row, row.rate) for row in blind.rows} == {(None, None)}
+    assert [row.row for row in seen.rows] == [None] * 2 + [12] * 24
+    assert [row.rate for row in seen.rows] == [1.0] * 2 + [rate_factor(12)] * 24
+    header, _, norm, _, first, *_ = str(seen).splitlines()
+    assert header.split()[-2:] == ["row", "rate"]
+    assert norm.split()[-1] == "1"
+    assert first.split()[-2:] == ["12", f"{rate_factor(12):.3g}"]
 
 
 def test_rows_are_data() -> None:

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import nn
 
 from nero.geometry import working_dtype
 from nero.model.assignment import Assignment, Options
+from nero.model.depth import rate_factor, row_lengths
 from nero.model.heads import Named
 from nero.model.param_groups import plan
 from nero.model.registry.rows import PER_ENTRY_ROLES
 from nero.model.report import size
+from nero.model.trace import trace
 
-NUMERIC = ("neurons", "fan_in", "state_bytes")
+NUMERIC = ("neurons", "fan_in", "state_bytes", "row", "rate")
 STEP_BYTES = 4  # a step count is a float32 scalar, in Nero as in Adam
 
 
@@ -36,6 +38,10 @@ class DescriptionRow:
         fan_in: entries in each.
         constraint: what each neuron obeys: "mean 0, norm 1", "own norm", "free".
         state_bytes: what Nero keeps for it.
+        row: how many layers stand in a row with it, without a skip connection or a normalisation
+            (`nero.model.trace`); None without a batch, and where it is part of no layer.
+        rate: its learning rate under `nero.for_model`, in multiples of `turn`, as far as that
+            follows from the row; None without a batch.
     """
 
     name: str
@@ -46,6 +52,8 @@ class DescriptionRow:
     fan_in: int
     constraint: str
     state_bytes: int
+    row: int | None = None
+    rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class Description:
     def __str__(self) -> str:
         header, cells = self._cells()
         widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-        numeric = [field.name in NUMERIC for field in fields(DescriptionRow)]
+        numeric = [name.replace(" ", "_") in NUMERIC for name in header]
         lines = [
             "  ".join(
                 cell.rjust(width) if right else cell.ljust(width)
@@ -101,8 +109,7 @@ class Description:
 
     def _repr_html_(self) -> str:
         header, cells = self._cells()
-        numeric = [field.name in NUMERIC for field in fields(DescriptionRow)]
-
+        numeric = [name.replace(" ", "_") in NUMERIC for name in header]
         styles = [f"text-align:{'right' if right else 'left'}" for right in numeric]
 
         def line(tag: str, texts: Iterable[str]) -> str:
@@ -118,8 +125,11 @@ class Description:
         )
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
-        header = [field.name.replace("_", " ") for field in fields(DescriptionRow)]
-        return header, [[_cell(value) for value in astuple(row)] for row in self.rows]
+        names = [field.name for field in fields(DescriptionRow)]
+        if all(row.rate is None for row in self.rows):
+            names = [name for name in names if name not in ("row", "rate")]
+        header = [name.replace("_", " ") for name in names]
+        return header, [[_cell(getattr(row, name)) for name in names] for row in self.rows]
 
 
 def describe(
@@ -144,7 +154,8 @@ def describe(
         head: as for `nero.param_groups`.
         embedding: as for `nero.param_groups`.
         overrides: as for `nero.param_groups`.
-        batch: as for `nero.param_groups`.
+        batch: as for `nero.param_groups`. With one the table also has how many layers stand in a
+            row, and the rates that `nero.for_model` gives them for that.
         unknown: as for `nero.param_groups`.
 
     Returns:
@@ -172,7 +183,8 @@ def describe(
         batch=batch,
         unknown=unknown,
     )
-    rows = tuple(_row(each) for each in assignments)
+    depths = None if batch is None else row_lengths(model, trace(model, batch))
+    rows = tuple(_row(each, depths) for each in assignments)
     return Description(
         rows=rows,
         entries=sum(each.parameter.numel() for each in assignments),
@@ -181,7 +193,8 @@ def describe(
     )
 
 
-def _row(each: Assignment) -> DescriptionRow:
+def _row(each: Assignment, depths: Mapping[int, int] | None) -> DescriptionRow:
+    row = None if depths is None else depths.get(id(each.parameter))
     return DescriptionRow(
         name=" = ".join(each.names),
         owner=each.owner.rpartition(".")[2],
@@ -191,6 +204,8 @@ def _row(each: Assignment) -> DescriptionRow:
         fan_in=each.layout.fan_in,
         constraint=_constraint(each),
         state_bytes=_nero_bytes(each),
+        row=row,
+        rate=None if depths is None else rate_factor(row or 1),
     )
 
 
@@ -224,4 +239,8 @@ def _adam_bytes(p: nn.Parameter) -> int:
 def _cell(value: Any) -> str:
     if isinstance(value, tuple):
         return " x ".join(map(str, value)) or "scalar"
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else value
