@@ -93,6 +93,7 @@ LAYERS: Mapping[str, Layer] = {
         "nero.distributed.shards nero.distributed.sums nero.distributed.update"
     ),
     "nero.distributed.counts": layer("nero.distributed.shards"),
+    "nero.distributed.exchange": layer("nero.distributed.shards"),
     "nero.geometry": layer("nero.neurons nero.distributed.shards"),
     "nero.measures": layer("nero.neurons nero.geometry nero.measures"),
     "nero.rounding": layer(),
@@ -140,13 +141,17 @@ LAYERS: Mapping[str, Layer] = {
     ),
     "nero.step.gradients": layer(BELOW_STEP),
     "nero.step.orthogonal": layer(BELOW_STEP),
-    "nero.step.route": layer(f"{BELOW_STEP} nero.step.gradients nero.step.orthogonal"),
+    "nero.step.exchanged": layer(f"{BELOW_STEP} nero.step.orthogonal"),
+    "nero.step.route": layer(
+        f"{BELOW_STEP} nero.step.gradients nero.step.orthogonal nero.step.exchanged"
+    ),
     "nero.step.plan": layer(
-        f"{BELOW_STEP} nero.step.gradients nero.step.orthogonal nero.step.route "
-        "nero.step.foreach nero.step.reference"
+        f"{BELOW_STEP} nero.step.gradients nero.step.orthogonal nero.step.exchanged "
+        "nero.step.route nero.step.foreach nero.step.reference"
     ),
     "nero.step.compiled": layer(
-        f"{BELOW_STEP} nero.step.gradients nero.step.orthogonal nero.step.route nero.step.plan"
+        f"{BELOW_STEP} nero.step.gradients nero.step.orthogonal nero.step.exchanged "
+        "nero.step.route nero.step.plan"
     ),
     "nero.checkpoint": layer(f"{BELOW_OPTIMIZER} nero.groups nero.construction nero.distributed"),
     "nero.optimizer": layer(f"{BELOW_STEP} nero.first_step nero.step nero.checkpoint"),

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from nero.geometry import neuron_norm, split_view
 from nero.groups import layout_of, parameter_name
 from nero.optimizer import Nero
+from nero.step.exchanged import is_exchanged
 
 # Wrappers that combine the gradients of several processes only after the hooks on the parameters
 # have run, by class name: importing them here would load torch.distributed.
@@ -56,7 +57,8 @@ def step_in_backward(
     Raises:
         ValueError: `clip_neurons` not positive; no parameter of `model` is the optimiser's; or
             `model` is wrapped in DistributedDataParallel or the older FullyShardedDataParallel,
-            which average gradients after the step would have used them.
+            which average gradients after the step would have used them; or a layer of a group
+            with `orthogonal=True` is sharded over processes.
         RuntimeError: the optimiser steps in backward already.
 
     Examples:
@@ -80,6 +82,14 @@ def step_in_backward(
                 "in backward would have used them; shard the model with "
                 "torch.distributed.fsdp.fully_shard instead"
             )
+    for group in optimizer.param_groups:
+        for index, p in enumerate(group["params"]):
+            if is_exchanged(p, group):
+                raise ValueError(
+                    f"{parameter_name(group, index)}: orthogonal=True exchanges the shards of all "
+                    "layers together, which a step in backward would do one by one; give its group "
+                    "orthogonal=False, or call optimizer.step() after backward() instead"
+                )
     if optimizer in _stepping:
         raise RuntimeError("the optimizer steps in backward already; remove() the other handle")
     return SteppingInBackward(model, optimizer, clip_neurons)

@@ -13,12 +13,7 @@ import torch
 from torch import Tensor
 
 from nero.directions import layer_shape
-from nero.distributed.shards import (
-    as_dtensor,
-    is_dtensor,
-    local,
-    shards_of,
-)
+from nero.distributed.shards import is_dtensor, local, shards_of
 from nero.neurons import AxisSpec, NeuronLayout, normalize_axes
 from nero.rounding import ROUNDINGS, SEEDS
 from nero.state import Hyper
@@ -181,22 +176,10 @@ def check_group(group: Mapping[str, Any]) -> None:
             layout = layout_of(p, group)
             if is_dtensor(p):
                 shards_of(p, layout)
-            if group["orthogonal"]:
-                _check_orthogonal(p, layout, group["blocks"])
+            if group["orthogonal"] and p.ndim > 1:
+                layer_shape(layout, group["blocks"])  # raises where blocks do not divide it
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-
-
-def _check_orthogonal(p: Tensor, layout: NeuronLayout, blocks: int) -> None:
-    if p.ndim > 1:
-        layer_shape(layout, blocks)
-    if is_dtensor(p) and not all(
-        placement.is_replicate() for placement in as_dtensor(p).placements
-    ):
-        raise ValueError(
-            "orthogonal=True needs a layer's whole gradient, and this one is sharded over "
-            "processes; put it into a group with orthogonal=False"
-        )
 
 
 def parameter_name(group: Mapping[str, Any], index: int) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nero.distributed.shards import as_dtensor, is_dtensor, local, shards_of
+from nero.distributed.shards import as_dtensor, is_dtensor, local, shards_of, whole_blocks
 from nero.distributed.sums import place_of
 from nero.distributed.update import ShardedStep, sharded_step
 from nero.groups import hyper_of, layout_of
@@ -32,11 +32,13 @@ class Key(NamedTuple):
         mesh: their mesh; None for tensors that are not distributed.
         counts: whether this process counts their skipped neurons.
         axes: their `neuron_axes` here, where an axis may have fewer blocks than in the whole.
+        blocks: their `blocks` here, where a part may have fewer than the whole.
     """
 
     mesh: DeviceMesh | None
     counts: bool
     axes: tuple[AxisSpec, ...]
+    blocks: int = 1
 
     def home(self, count: Tensor) -> Any:
         """Where a count of theirs belongs."""
@@ -74,16 +76,17 @@ def local_groups(
     for p, g in pairs:
         layout, state = layout_of(p, group), states[p]
         if not is_dtensor(p):
-            key = Key(None, True, group["neuron_axes"])
+            key = Key(None, True, group["neuron_axes"], group["blocks"])
         else:
             shards = shards_of(p, layout)
             if shards.sharded and p.numel():
                 sharded.append(sharded_step(p, g, state, layout, shards, hyper))
                 continue
-            key = Key(shards.mesh, shards.counts, shards.local_axes)
+            blocks = whole_blocks(p, layout, group["blocks"]) if group["orthogonal"] else None
+            key = Key(shards.mesh, shards.counts, shards.local_axes, blocks or 1)
             state = {name: local(value) for name, value in state.items()}
         if key not in found:
-            options = {**group, "params": [], "neuron_axes": key.axes}
+            options = {**group, "params": [], "neuron_axes": key.axes, "blocks": key.blocks}
             options.pop("param_names", None)
             found[key] = LocalGroup(key, options, [], {}, {})
         each = found[key]

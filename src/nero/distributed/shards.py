@@ -163,6 +163,27 @@ def moved(placement: Any, axis: int) -> Placement:
     return type(placement)(axis)
 
 
+def whole_blocks(p: Tensor, layout: NeuronLayout, blocks: int) -> int | None:
+    """How many blocks of its last axis of neurons this process's part of a DTensor has.
+
+    None if a shard does not hold every block, each with all of its neurons, whole or not at all.
+
+    Args:
+        p: the DTensor.
+        layout: its layout.
+        blocks: how many blocks of equal size the whole axis has.
+    """
+    shards = shards_of(p, layout)
+    if shards.sharded:
+        return None
+    axis = max(blocks_by_axis(layout.neuron_axes, layout.shape), default=None)
+    pieces = _piece_counts(shards.mesh, shards.given).get(axis, 1) if axis is not None else 1
+    if blocks % pieces:
+        return None
+    parts = [d for d, each in enumerate(shards.given) if shard_axis(each) == axis]
+    return blocks // math.prod(shards.mesh.size(dim) for dim in parts)
+
+
 # ---- whole neurons, for what may communicate ---------------------------------------------------
 
 

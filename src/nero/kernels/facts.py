@@ -109,7 +109,8 @@ def facts(tensors: Sequence[Tensor]) -> tuple[Iterator[Any], ...]:
 
 def shares_entries(x: Tensor) -> bool:
     """Whether several entries of a tensor are one place in memory, as after `expand`."""
-    return any(n > 1 and stride == 0 for n, stride in zip(x.shape, x.stride(), strict=True))
+    strides = zip(x.shape, x.stride(), strict=True)
+    return x.numel() > 0 and any(n > 1 and stride == 0 for n, stride in strides)
 
 
 def why_unreadable(x: Tensor, beside: Tensor | None = None) -> str:

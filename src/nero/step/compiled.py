@@ -17,6 +17,7 @@ from nero.groups import hyper_of, layout_of
 from nero.kernels.cpu.library import Missing, load
 from nero.neurons import AxisSpec
 from nero.state import Hyper, in_working_dtype, tensor_step
+from nero.step.exchanged import is_exchanged
 from nero.step.gradients import checked_gradients
 from nero.step.orthogonal import after_directions, directed, split_directed
 from nero.step.plan import Count, LocalGroup, Plan, plan_group, sharded_counts, torch_nero
@@ -44,6 +45,11 @@ def compiled_step(
             states[p].update(in_working_dtype(p, states[p]))
         for each, some in by_freedom(group, pairs, states):
             parts = [whole_group(each, some, states)]
+            if any(is_exchanged(p, each) for p, _ in some):
+                raise RuntimeError(
+                    "torch.compile does not take orthogonal=True of layers that are sharded over "
+                    "processes: leave optimizer.step() out of what is compiled"
+                )
             if any_dtensor(p for p, _ in some):
                 some = [(p, gradient_of(p) if is_dtensor(p) else g) for p, g in some]
                 parts = local_groups(each, some, states, sharded)
@@ -182,7 +188,7 @@ def fused_step_(
     for name, tensors in (("exp_avg", averages), ("radius", radii), ("seed", seeds)):
         for w, x in zip(weights, tensors, strict=False):
             states[w][name] = x
-    plan = Plan(states, [], [], [])
+    plan = Plan(states, [], [], [], [])
     plan_group(plan, 0, group, list(zip(weights, gradients, strict=True)))
     skipped = torch.zeros((), dtype=torch.int64, device=weights[0].device)
     for count, _ in plan.run():

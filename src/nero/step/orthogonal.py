@@ -6,8 +6,7 @@ on a gradient whose neurons have norm 1, and every path takes it as it takes any
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -72,22 +71,79 @@ def directed(
     Returns:
         The parameters and their directions, each like its parameter in dtype and strides.
     """
-    found: list[Tensor] = []
-    for p, g in pairs:
-        layout = layout_of(p, group)
-        g = split_view(g, layout).to(working_dtype(p.dtype))
-        if group["momentum"] > 0:
-            m = split_view(states[p]["exp_avg"], layout)
-            g = _look_ahead(g, m, layout, group)
-        found.append(layers(g, layout, group["blocks"]))
-        del g
-    sizes = [len(matrices) for matrices in found]
-    d = stack(found)
+    averages = [states[p]["exp_avg"] if group["momentum"] > 0 else None for p, _ in pairs]
+    layouts = [layout_of(p, group) for p, _ in pairs]
+    ahead = [look_ahead(g, m, group) for (_, g), m in zip(pairs, averages, strict=True)]
+    found: Pairs = []
+    directions = solve(ahead, layouts, group, pairs[0][0].dtype)
+    for (p, g), m, u in zip(pairs, averages, directions, strict=True):
+        found.append((p, like(u, p)))
+        remember(m, g, found[-1][1], group)
+    return found
+
+
+def look_ahead(g: Tensor, m: Tensor | None, group: Mapping[str, Any]) -> Tensor:
+    """What directions are made of: a gradient, or what its running average is to become.
+
+    That is the average with this gradient in it once more than `remember` will put it there, as
+    Nesterov's momentum has it. Where the gradient is not finite, neither is this.
+
+    Args:
+        g: the gradient, or a shard of it.
+        m: its running average as it is; None without momentum.
+        group: of its parameter.
+    """
+    return g if m is None else m.lerp(g.to(m.dtype), 1 - group["momentum"] ** 2)
+
+
+def remember(m: Tensor | None, g: Tensor, u: Tensor, group: Mapping[str, Any]) -> None:
+    """Take a gradient into its running average, but for neurons for which it is not finite.
+
+    Args:
+        m: the average, or a shard of it; None without momentum.
+        g: the gradient.
+        u: the directions, NaN for those neurons.
+        group: of their parameter.
+    """
+    if m is None:
+        return
+    g = g.to(m.dtype)
+    seen = g if group["nonfinite"] == "propagate" else torch.where(u.isnan(), m, g)
+    m.lerp_(seen, 1 - group["momentum"])
+
+
+def solve(
+    found: list[Tensor],
+    layouts: Sequence[NeuronLayout],
+    group: Mapping[str, Any],
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """The directions of tensors whose matrices have one shape.
+
+    Args:
+        found: what the directions are made of; emptied, so that its memory is free.
+        layouts: of each.
+        group: of their parameters.
+        dtype: of their parameters.
+
+    Returns:
+        Directions of the same shapes.
+    """
+    shapes = [x.shape for x in found]
+    matrices: list[Tensor] = []
+    for x, layout in zip(found, layouts, strict=True):
+        x = split_view(x, layout).to(working_dtype(dtype))
+        matrices.append(layers(x, layout, group["blocks"]))
     found.clear()
-    center, _ = constraints(layout_of(pairs[0][0], group), group["center"], group["radius"])
+    sizes = list(map(len, matrices))
+    d = stack(matrices)
+    matrices.clear()
+    center, _ = constraints(layouts[0], group["center"], group["radius"])
     directions_(d, center=center, dtype=products_dtype(d))
-    parts = d.split(sizes)
-    return [(p, _like(u, p, layout_of(p, group))) for (p, _), u in zip(pairs, parts, strict=True)]
+    return [
+        from_layers(u, layout).reshape(shape)
+        for u, layout, shape in zip(d.split(sizes), layouts, shapes, strict=True)
+    ]
 
 
 def products_dtype(d: Tensor) -> torch.dtype:
@@ -98,16 +154,7 @@ def products_dtype(d: Tensor) -> torch.dtype:
     return torch.bfloat16 if fast else d.dtype
 
 
-def _look_ahead(g: Tensor, m: Tensor, layout: NeuronLayout, group: Mapping[str, Any]) -> Tensor:
-    """Update a running average; return what it would be if this gradient came once more."""
-    momentum, seen = group["momentum"], g
-    if group["nonfinite"] != "propagate":
-        peak = torch.linalg.vector_norm(g, math.inf, dim=layout.fan_in_axes, keepdim=True)
-        seen = torch.where(torch.isfinite(peak), g, m)
-    m.lerp_(seen, 1 - momentum)
-    return g.lerp(m, momentum)  # not finite where g is not: the rule skips those neurons
-
-
-def _like(u: Tensor, p: Tensor, layout: NeuronLayout) -> Tensor:
-    u = from_layers(u, layout).to(p.dtype).reshape(p.shape)
+def like(u: Tensor, p: Tensor) -> Tensor:
+    """Directions in the dtype and strides of their parameter."""
+    u = u.to(p.dtype)
     return u if u.stride() == p.stride() else torch.empty_like(p).copy_(u)

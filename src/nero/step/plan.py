@@ -26,6 +26,12 @@ from nero.state import (
     in_working_dtype,
     tensor_step,
 )
+from nero.step.exchanged import (
+    ExchangedLayers,
+    check_everywhere,
+    exchanged_directions,
+    is_exchanged,
+)
 from nero.step.foreach import _multi_tensor_nero
 from nero.step.gradients import checked_gradients, is_negated, readable
 from nero.step.orthogonal import after_directions, directed, split_directed
@@ -101,23 +107,35 @@ class Plan(NamedTuple):
         steps: the steps of plain tensors.
         sharded: those of tensors whose neurons are sharded over processes, of all groups, so that
             they share their communication.
+        exchanged: sharded layers that take directions in place of gradients, likewise.
     """
 
     states: dict[Tensor, dict[str, Any]]
     new_state: list[tuple[Tensor, dict[str, Any]]]
     steps: list[LocalStep | DirectedStep]
     sharded: list[ShardedStep]
+    exchanged: list[ExchangedLayers]
 
     def run(self) -> list[Count]:
         """Update weights and state; returns how many neurons were skipped, by where it counts."""
         for p, new in self.new_state:
             self.states.setdefault(p, {}).update(new)
         counts: list[Count] = []
-        for step in self.steps:
+        sharded = [*self.sharded]
+        for step in [*self._after_exchange(sharded), *self.steps]:
             found = step.run()
             if step.key.counts and step.hyper.nonfinite == "skip":
                 counts += [(count, step.key.home(count)) for count in found]
-        return counts + sharded_counts(self.sharded)
+        return counts + sharded_counts(sharded)
+
+    def _after_exchange(self, sharded: list[ShardedStep]) -> list[LocalStep]:
+        """The steps of `exchanged`; those whose neurons are sharded go to `sharded`."""
+        directions = exchanged_directions(self.exchanged) if self.exchanged else []
+        return [
+            step
+            for layers, pairs in zip(self.exchanged, directions, strict=True)
+            for step in _plan_exchanged(layers._replace(pairs=pairs), sharded)
+        ]
 
 
 def sharded_counts(steps: list[ShardedStep]) -> list[Count]:
@@ -150,10 +168,11 @@ def plan_step(
             take; state of other shapes than the group's `neuron_axes` want.
         ValueError: a hyperparameter that was edited out of its range; TypeError likewise.
     """
-    plan = Plan(states, [], [], [])
+    plan = Plan(states, [], [], [], [])
     for group in groups:
         check_options_again(group)
     all_pairs = checked_gradients(list(groups), position)
+    check_everywhere(groups, position)
     for index, group, pairs in zip(indices, groups, all_pairs, strict=True):
         batch = None if group["orthogonal"] else _whole_batch(group, pairs, states)
         if batch:
@@ -213,6 +232,10 @@ def plan_group(plan: Plan, index: int, group: dict[str, Any], pairs: Pairs) -> N
         prepared.append((p, g))
     try:
         for each, some in by_freedom(group, prepared, complete):
+            if exchanged := [pair for pair in some if is_exchanged(pair[0], each)]:
+                layers = ExchangedLayers(each, exchanged, complete)
+                plan.exchanged.append(_checked(layers))
+                some = [pair for pair in some if not is_exchanged(pair[0], each)]
             if any_dtensor(p for p, _ in some):
                 parts = local_groups(each, some, complete, plan.sharded)
             else:
@@ -280,6 +303,24 @@ def _plan_local(part: LocalGroup, whole: Mapping[str, Any]) -> list[LocalStep | 
         _plan_rule(part._replace(pairs=stand_ins, group=after_directions(part.group)), whole)
         steps.append(DirectedStep(part.key, hyper, part._replace(pairs=pairs), whole))
     return steps
+
+
+def _checked(layers: ExchangedLayers) -> ExchangedLayers:
+    """Refuse what their step could be refused for: of tensors like the directions, the weights."""
+    for p, _ in layers.pairs:
+        state, layout = dict(layers.states[p]), layout_of(p, layers.group)
+        check_state(p, state, layout, hyper_of(layers.group))
+    _plan_exchanged(layers._replace(pairs=[(p, p) for p, _ in layers.pairs]), [])
+    return layers
+
+
+def _plan_exchanged(layers: ExchangedLayers, sharded: list[ShardedStep]) -> list[LocalStep]:
+    group, states = (
+        after_directions(layers.group),
+        {p: dict(layers.states[p]) for p, _ in layers.pairs},
+    )
+    parts = local_groups(group, layers.pairs, states, sharded)
+    return [_plan_rule(part, layers.group) for part in parts]
 
 
 def _plan_rule(part: LocalGroup, whole: Mapping[str, Any]) -> LocalStep:

@@ -25,6 +25,7 @@ from nero.kernels.triton import launch as triton
 from nero.neurons import NeuronLayout
 from nero.rounding import Place
 from nero.state import TensorStep, in_working_dtype
+from nero.step.exchanged import is_exchanged
 from nero.step.gradients import readable
 from nero.step.orthogonal import after_directions, is_directed
 
@@ -194,7 +195,8 @@ def describe(groups: Sequence[Mapping[str, Any]], states: States) -> str:
             state = {**state, **in_working_dtype(p, state)}
             stage = ""
             if group["orthogonal"] and is_directed(p, layout_of(p, group)):
-                stage, g = "orthogonal directions, then ", p.detach()
+                where = " from whole layers, exchanged" if is_exchanged(p, group) else ""
+                stage, g = f"orthogonal directions{where}, then ", p.detach()
             found = route(p, g, state, after_directions(group) if stage else group)
             library = load()
             note = found.reason
