@@ -271,7 +271,7 @@ def test_long_rows_turn_less_and_no_number_is_needed() -> None:
     assert given.param_groups[0]["lr"] == 0.5 * rate_factor(60)
     blind = for_model(mlp(60), fresh=True)
     assert {group["lr"] for group in blind.param_groups} == {TURN[True]}
-    assert "without a batch" in repr(blind)
+    assert "a batch would show" in repr(blind)
 
 
 def test_fresh_plain_chains_carry_the_signal_and_keep_its_norms() -> None:
@@ -313,7 +313,7 @@ def test_without_a_batch_weights_are_projected_alone() -> None:
     optimizer = for_model(model, fresh=True)
     assert torch.equal(bias, model[0].bias)
     assert balanced(model[2].weight)
-    assert "give a batch" in repr(optimizer)
+    assert "initial weights: projected" in repr(optimizer)
 
 
 def test_state_is_one_number_a_neuron_without_momentum() -> None:

@@ -17,7 +17,7 @@ from nero.groups import check_group
 from nero.model.assignment import Assignment, Options
 from nero.model.depth import rate_factor, row_lengths
 from nero.model.heads import Named, declared_head, traced_heads
-from nero.model.initialize import Initialization, initialize_
+from nero.model.initialize import Initialization, initialize_layers_
 from nero.model.param_groups import PRESETS, plan
 from nero.model.report import table
 from nero.model.run import unwrap
@@ -150,7 +150,7 @@ def for_model(
     for each in assignments:
         each.options = _decide(each, fresh, turn, rows, of_weights, overrides or {})
     _check_groups(assignments, options)
-    done = initialize_(model, batch) if fresh and batch is not None else Initialization()
+    done = initialize_layers_(model, layers) if fresh else Initialization()
     _keep_norms(model, assignments, done, of_weights, overrides or {})
     optimizer = ForModel(_groups(assignments, fresh), **options)
     optimizer.notes = _notes(batch, fresh, turn, assignments, rows, done)
@@ -287,37 +287,31 @@ def _notes(
     done: Initialization,
 ) -> tuple[str, ...]:
     """What the table cannot show: why these rates, and what became of the initial weights."""
-    notes = []
     longest = max([rows.get(id(each.parameter), 1) for each in assignments], default=1)
+    stand = f"{longest} layers stand in a row without a skip connection or a normalisation"
     if batch is None:
-        notes.append(
-            f"lr: turn {turn:g} everywhere; without a batch it is not known how many layers stand "
-            "in a row"
-        )
+        rates = f"turn {turn:g} everywhere; a batch would show how many layers stand in a row"
     elif rate_factor(longest) < 1:
-        notes.append(
-            f"lr: turn {turn:g}, times {rate_factor(longest):.3g} where {longest} layers stand in "
-            "a row without a skip connection or a normalisation"
-        )
+        rates = f"turn {turn:g}, times {rate_factor(longest):.3g} where {stand}"
     else:
-        notes.append(f"lr: turn {turn:g} everywhere; at most {longest} layers stand in a row")
+        rates = f"turn {turn:g} everywhere; no more than {stand}"
+    notes = [f"lr: {rates}"]
     if not any(each.role == "head" or len(each.names) > 1 for each in assignments):
         notes.append("head: none is known; name it with head=, or give a batch")
     if not fresh:
-        notes.append("initial weights: kept to the bit")
-    elif batch is None:
-        notes.append("initial weights: projected; to have plain chains drawn anew, give a batch")
-    elif not done:
-        notes.append("initial weights: projected; the batch passes no layer")
-    else:
-        drawn = [each for each in done if each.place != "left"]
-        notes.append(
-            f"initial weights: {len(drawn)} of {len(done)} layers drawn anew (nero.initialize_), "
-            "the others as they were; then all projected"
-        )
-        whys = dict.fromkeys(each.why for each in done if each.place == "left")
-        for why in whys:
-            left = [each.name for each in done if each.place == "left" and each.why == why]
-            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-            notes.append(f"  {left[0]}{more} left: {why}")
+        return (*notes, "initial weights: kept to the bit")
+    if batch is None:
+        projected = "projected; with a batch, plain chains of layers would be drawn anew"
+        return (*notes, f"initial weights: {projected}")
+    left: dict[str, list[str]] = {}
+    for each in done:
+        if each.place == "left":
+            left.setdefault(each.why, []).append(each.name)
+    drawn = len(done) - sum(map(len, left.values()))
+    notes.append(
+        f"initial weights: {drawn} of {len(done)} layers drawn anew by nero.initialize_, the "
+        "others projected as they were"
+    )
+    for why, (first, *more) in left.items():
+        notes.append(f"  {first}{f' and {len(more)} more' if more else ''}: {why}")
     return tuple(notes)

@@ -100,7 +100,16 @@ def initialize_(
         2.weight  hidden  norm 1
         4.weight  last    norm 1
     """
-    layers = trace(model, batch)
+    return initialize_layers_(model, trace(model, batch), generator=generator)
+
+
+def initialize_layers_(
+    model: nn.Module,
+    layers: Mapping[str, TracedLayer],
+    *,
+    generator: torch.Generator | None = None,
+) -> Initialization:
+    """As `initialize_`, of a model that was traced before."""
     owners = _owners(unwrap(model))
     unfit = {name: _why_unfit(layer, owners.get(name)) for name, layer in layers.items()}
     apart = {name: _why_apart(layer, layers, owners, unfit) for name, layer in layers.items()}
