@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nero_lab.bench.contestants import ADAMW, CONTESTANTS, FLOOR
-from nero_lab.bench.results import Report, Row, ScalingPoint, Table, TrainingRow, backward_ratio
+from nero_lab.bench.contestants import ADAMW, FLOOR
+from nero_lab.bench.results import Report, Row, Table, TrainingRow, backward_ratio
 
 NOTHING = "–"
 
@@ -75,29 +75,6 @@ def _step_cells(table: Table, row: Row, weights: int) -> tuple[str, ...]:
     )
 
 
-def scaling_grid(points: tuple[ScalingPoint, ...]) -> Cells:
-    """Return how cost grows."""
-    keys = list(points[0].seconds) if points else []
-    headings = (
-        "parameters",
-        "threads",
-        *(f"{CONTESTANTS[key].label}, ms" for key in keys),
-        *(f"{CONTESTANTS[key].label}, ns a parameter" for key in keys),
-        "rounds",
-    )
-    rows = tuple(
-        (
-            f"{point.entries:,}",
-            str(point.threads),
-            *(milliseconds(point.seconds[key]) for key in keys),
-            *(f"{1e9 * point.seconds[key] / point.entries:.3f}" for key in keys),
-            str(point.rounds),
-        )
-        for point in points
-    )
-    return Cells("How cost grows", headings, rows)
-
-
 def training_grid(rows: tuple[TrainingRow, ...]) -> Cells:
     """Return whole training steps."""
     headings = (
@@ -127,8 +104,6 @@ def all_grids(report: Report) -> Iterator[Cells]:
     if report.targets:
         yield target_grid(report)
     yield from map(step_grid, report.tables)
-    if report.scaling:
-        yield scaling_grid(report.scaling)
     if report.training:
         yield training_grid(report.training)
 

@@ -7,9 +7,8 @@ import random
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import psutil
 import torch
@@ -134,9 +133,7 @@ def _refuse(contestant: Contestant, settings: Settings) -> None:
         raise Skipped("left out of the quick run: it compiles a kernel for each shape")
 
 
-def interleave(
-    runners: Sequence[Runner], rounds: int, tick: Callable[[int], None] = lambda _: None
-) -> None:
+def interleave(runners: Sequence[Runner], rounds: int, tick: Callable[[int], None]) -> None:
     """Time the runners' steps in turns; those with fewer rounds sit some of them out, evenly."""
     order = list(runners)
     shuffle = random.Random(0).shuffle
@@ -212,8 +209,3 @@ def fits(weights: int) -> bool:
     available = psutil.virtual_memory().available
     # Those and the transposed gradients; the common weights and gradients are there already.
     return weights * (len(CONTESTANTS) + 1 + STATES) < USABLE * available
-
-
-def medians(runners: Mapping[str, Runner]) -> dict[str, Any]:
-    """Return the median seconds by key."""
-    return {key: statistics.median(runner.seconds) for key, runner in runners.items()}

@@ -6,7 +6,6 @@ from pathlib import Path
 from nero_lab.bench.grids import (
     Cells,
     bytes_text,
-    scaling_grid,
     step_grid,
     target_grid,
     training_grid,
@@ -37,7 +36,7 @@ def _lines(report: Report) -> Iterator[str]:
     if report.settings["quick"]:
         yield "It was a quick run, of tiny tensors: **its figures mean nothing**."
     yield ""
-    yield f"![Time of a step, how it grows, and its share of training]({PICTURE})"
+    yield f"![Time of a step, and its share of training]({PICTURE})"
     yield ""
     yield from _how(report)
     if report.targets:
@@ -47,9 +46,6 @@ def _lines(report: Report) -> Iterator[str]:
         yield from ("## One step", "")
         for table in report.tables:
             yield from _grid(step_grid(table), level=3)
-    if report.scaling:
-        yield from _grid(scaling_grid(report.scaling))
-        yield from (_SCALING, "")
     if report.training:
         yield from _grid(training_grid(report.training))
         yield from (_TRAINING, "")
@@ -83,11 +79,6 @@ def _how(report: Report) -> Iterator[str]:
 _TARGETS = (
     "That the paths agree with each other, and that the number of threads changes no bit, is what "
     "the tests hold."
-)
-_SCALING = (
-    "Matrices of 1024 x 1024 in float32; all three step the same weights. The last size is "
-    "the largest of up to a billion for which weights, gradients and AdamW's state fit into "
-    "half of the free memory."
 )
 _TRAINING = (
     "The optimisers train models of their own in turns of four steps, of which the first is not "

@@ -1,4 +1,4 @@
-"""The picture of a report: time against AdamW, how cost grows, and the share of a training step."""
+"""The picture of a report: time against AdamW, and the share of a training step."""
 
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,7 @@ def save_picture(report: Report, path: Path) -> None:
         handles, labels = panel.get_legend_handles_labels()
         legend |= dict(zip(labels, handles, strict=True))
     upper.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=4, frameon=False)
-    left, right = lower.subplots(1, 2)
-    _draw_scaling(left, report)
-    _draw_training(right, report)
+    _draw_training(lower.subplots(), report)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
@@ -57,28 +55,6 @@ def _draw_times(panel: Any, tables: list[Table], dtype: str) -> None:
     _tidy(panel)
     if tables:
         panel.set_xscale("log")
-
-
-def _draw_scaling(panel: Any, report: Report) -> None:
-    threads = sorted({point.threads for point in report.scaling})
-    for style, count in zip((":", "-"), threads[-2:], strict=False):
-        points = [point for point in report.scaling if point.threads == count]
-        for key in points[0].seconds:
-            panel.plot(
-                [point.entries for point in points],
-                [1e9 * point.seconds[key] / point.entries for point in points],
-                style,
-                marker="o",
-                markersize=3,
-                color=COLOURS[key],
-                label=f"{CONTESTANTS[key].label}, {count} thread{'s' * (count > 1)}",
-            )
-    panel.set_title("nanoseconds a parameter, by parameters", fontsize=10, loc="left")
-    _tidy(panel)
-    if threads:
-        panel.set_xscale("log")
-        panel.set_ylim(bottom=0)
-        panel.legend(fontsize=7.5, frameon=False)
 
 
 def _draw_training(panel: Any, report: Report) -> None:

@@ -68,16 +68,6 @@ class Table:
 
 
 @dataclass(frozen=True)
-class ScalingPoint:
-    """The median seconds of a step, by contestant, at one size."""
-
-    entries: int
-    threads: int
-    rounds: int
-    seconds: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class TrainingRow:
     """What a step of training a model with one optimiser takes: medians of its parts."""
 
@@ -108,7 +98,6 @@ class Report:
     command: str
     seconds: float = 0.0
     tables: tuple[Table, ...] = ()
-    scaling: tuple[ScalingPoint, ...] = ()
     training: tuple[TrainingRow, ...] = ()
     targets: tuple[Mapping[str, Any], ...] = field(default=())
     """what `targets.verdicts` returns for the figures"""

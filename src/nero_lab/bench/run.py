@@ -25,13 +25,12 @@ from nero_lab.bench.grids import Cells, all_grids
 from nero_lab.bench.measure import Settings, Tick, measure
 from nero_lab.bench.page import write_page
 from nero_lab.bench.results import Report
-from nero_lab.bench.scaling import measure_scaling
 from nero_lab.bench.targets import verdicts
 from nero_lab.bench.training import MODELS, measure_training
 from nero_lab.bench.workloads import DTYPES, FULL, QUICK
 from nero_lab.records.environment import commit
 
-PARTS = (*FULL, "scaling", "training")
+PARTS = (*FULL, "training")
 PACKAGES = ("torch", "torchvision", "torchao", "pytorch-optimizer", "nero-optim")
 QUICK_SETTINGS = Settings(rounds=3, least=2, seconds=0.1, quick=True)
 
@@ -83,18 +82,12 @@ def parts(only: Sequence[str], settings: Settings) -> Iterator[Part]:
     for key, build in (QUICK if settings.quick else FULL).items():
         for dtype in DTYPES if key in only else ():
             yield Part(f"{key}, {dtype}", partial(_tables, build, dtype, settings))
-    if "scaling" in only:
-        yield Part("scaling", partial(_scaling, settings))
     for model in MODELS if "training" in only else ():
         yield Part(f"training, {model}", partial(_training, model, settings))
 
 
 def _tables(build: Any, dtype: str, settings: Settings, report: Report, tick: Tick) -> Report:
     return replace(report, tables=(*report.tables, measure(build(), dtype, settings, tick)))
-
-
-def _scaling(settings: Settings, report: Report, tick: Tick) -> Report:
-    return replace(report, scaling=measure_scaling(torch.get_num_threads(), settings, tick))
 
 
 def _training(model: str, settings: Settings, report: Report, tick: Tick) -> Report:

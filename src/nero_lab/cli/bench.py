@@ -22,7 +22,7 @@ def bench(
     only: Annotated[
         str,
         typer.Option(
-            help="Parts, with commas between: gpt2, resnet50, small, matrix, scaling, training. "
+            help="Parts, with commas between: gpt2, resnet50, small, matrix, training. "
             "Default: all.",
             show_default=False,
         ),
@@ -37,14 +37,14 @@ def bench(
     """Measure time and memory of an optimiser step against its peers, in one run.
 
     Over the tensors of GPT-2 124M, of ResNet-50, of a model of many small tensors and of one large
-    matrix; how cost grows with parameters and threads; and the share of whole training steps. Wants
-    a machine with nothing else to do, and takes about a quarter of an hour on two cores.
+    matrix; and the share of whole training steps. Wants a machine with nothing else to do, and
+    takes about a quarter of an hour on two cores.
 
     For example:
 
     - `nero bench --quick` shows how it goes
 
-    - `nero bench --only gpt2,scaling --json gpt2.json`
+    - `nero bench --only gpt2,training --json gpt2.json`
     """
     from dataclasses import replace
 

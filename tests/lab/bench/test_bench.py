@@ -45,7 +45,6 @@ def test_the_quick_run_measures_every_workload_in_both_dtypes(quick):
     assert measured == {(workload, dtype) for workload in QUICK for dtype in DTYPES}
     assert QUICK.keys() == FULL.keys()
     assert [row["optimizer"] for row in report["training"]] == ["nero", "adamw", "sgd"] * 2
-    assert all(point["seconds"].keys() == {FLOOR, NERO, ADAMW} for point in report["scaling"])
 
 
 def test_nobody_fails_and_only_those_with_a_reason_are_left_out(quick):
@@ -75,7 +74,7 @@ def test_the_page_shows_what_was_measured(quick):
     for line in page.splitlines():  # as many cells as the heading above
         if line.startswith("| ---"):
             columns = line.count(" | ")
-        elif line.startswith("| ") and not re.match(r"^\| (optimiser|workload|model|param)", line):
+        elif line.startswith("| ") and not re.match(r"^\| (optimiser|workload|model)", line):
             assert line.count(" | ") == columns or line == "|  |  |", line
 
 
