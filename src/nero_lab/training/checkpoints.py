@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -94,49 +94,35 @@ def _cannot_keep(what: str, folder: Path, error: OSError) -> str:
     )
 
 
-def _unfinished(path: Path) -> Path:
-    """Return a name for a file that is being written, which no other process takes."""
-    return path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp")
+def _write(path: Path, *contents: bytes | memoryview) -> None:
+    """Write a file that gets its name only when it is whole and on the disk.
 
-
-def _remove_unfinished(path: Path) -> None:
-    """Remove what processes that were killed have left of a file's earlier versions."""
-    for left in path.parent.glob(f"{glob.escape(path.name)}.????????.tmp"):
-        left.unlink(missing_ok=True)
-
-
-class _Hashing(io.RawIOBase):
-    """Passes what is written on to a file and keeps its digest."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.digest = hashlib.sha256()
-        self.error: OSError | None = None
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        try:
-            self.file.write(data)
-        except OSError as error:
-            # torch turns it into an error of its own that does not say why.
-            self.error = error
-            raise
-        self.digest.update(data)
-        return len(data)
-
-
-def _save(state: Mapping[str, Any], file: BinaryIO) -> bytes:
-    """Write a state to a file and return the digest of what was written."""
-    hashing = _Hashing(file)
+    Raises:
+        OSError: it could not be written; what had the name before is as it was.
+    """
+    # A name that no other process takes.
+    unfinished = path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp")
     try:
-        torch.save(dict(state), cast(BinaryIO, hashing))
-    except Exception:
-        if hashing.error is not None:
-            raise hashing.error from None
+        with unfinished.open("wb") as file:
+            file.writelines(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name
+        finally:
+            os.close(folder)
+    except OSError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
         raise
-    return hashing.digest.digest()
+
+
+def _bytes_of(state: Mapping[str, Any]) -> memoryview:
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getbuffer()
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -145,18 +131,13 @@ def save_weights(model: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: it could not be written.
     """
-    unfinished = _unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_unfinished(path)
-        with unfinished.open("wb") as file:
-            _save(model.state_dict(), file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        # What processes that were killed have left of it.
+        for left in path.parent.glob(f"{glob.escape(path.name)}.????????.tmp"):
+            left.unlink(missing_ok=True)
+        _write(path, _bytes_of(model.state_dict()))
     except OSError as error:
-        if unfinished.parent.is_dir():
-            unfinished.unlink(missing_ok=True)
         then = "Make room and give" if _is_full(error) else "Give"
         raise CheckpointError(
             f"cannot write the weights {path}: {error.strerror or error}; the checkpoint of the "
@@ -213,36 +194,16 @@ class Checkpoints:
             CheckpointError: it could not be written; those before it are as they were.
         """
         path = self.folder / f"step-{step}.pt"
-        unfinished = _unfinished(path)
+        payload = _bytes_of(state)
         try:
-            self._write(unfinished, state)
-            unfinished.replace(path)
-            self._sync_folder()
+            _write(path, _MAGIC, hashlib.sha256(payload).digest(), payload)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
             raise CheckpointError(self._lost(path, error)) from error
         for old in self.files()[_KEPT:]:
             old.unlink(missing_ok=True)
         for left in self.folder.glob("*.tmp"):
             left.unlink(missing_ok=True)
         return path
-
-    def _write(self, path: Path, state: Mapping[str, Any]) -> None:
-        with path.open("wb") as file:
-            file.write(_MAGIC + bytes(_DIGEST_SIZE))
-            digest = _save(state, file)
-            file.seek(len(_MAGIC))
-            file.write(digest)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _sync_folder(self) -> None:
-        # Brings the new name itself to the disk.
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _lost(self, path: Path, error: OSError) -> str:
         left = self.files()

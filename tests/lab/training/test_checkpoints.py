@@ -70,11 +70,10 @@ def test_a_damaged_one_is_passed_over(kept: Checkpoints, damage: str):
 def test_a_full_disk_leaves_the_last_good_one(kept: Checkpoints, monkeypatch):
     good = kept.save(state(1), 1)
 
-    def full(self, data) -> int:
-        self.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        raise self.error
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module._Hashing, "write", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match=rf"No space left.*last good one is {good}.*--out"):
         kept.save(state(2), 2)
     assert names(kept) == ["step-1.pt"]
@@ -158,20 +157,19 @@ def test_what_is_no_file_is_no_checkpoint(kept: Checkpoints):
     assert loaded["step"] == 1
 
 
-def test_a_file_that_is_being_written_has_a_name_of_its_own(kept: Checkpoints, tmp_path: Path):
+def test_a_file_that_is_being_written_has_a_name_of_its_own(kept: Checkpoints, monkeypatch):
     """What another process writes meanwhile stays whole: none opens the file of another."""
-    seen: list[Path] = []
-    write = kept._write
+    opened: list[Path] = []
 
-    def two_at_once(path: Path, contents) -> None:
-        seen.append(path)
-        if len(seen) == 1:
-            kept.save(state(2), 2)
-        write(path, contents)
+    def open_seen(path: Path, mode: str) -> io.BufferedWriter:
+        opened.append(path)
+        return open(path, mode)
 
-    kept._write = two_at_once
-    kept.save(state(2), 2)
-    assert len(set(seen)) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", open_seen)
+        kept.save(state(2), 2)
+        kept.save(state(2), 2)
+    assert len({*opened, kept.folder / "step-2.pt"}) == 3
     assert names(kept) == ["step-2.pt"]
     assert kept.load() is not None
 
