@@ -144,26 +144,13 @@ def describe(
 ) -> Description:
     """A table of every trainable parameter: owner, role, neurons, constraint, bytes of state.
 
-    Shows what `nero.param_groups` with the same arguments gives the optimiser, and changes
-    nothing. The bytes are those of the state that `nero.Nero` keeps (with momentum only
-    where an override sets it), beside those of `torch.optim.Adam`.
-
-    Args:
-        model: as for `nero.param_groups`; the meta device will do.
-        preset: as for `nero.param_groups`.
-        head: as for `nero.param_groups`.
-        embedding: as for `nero.param_groups`.
-        overrides: as for `nero.param_groups`.
-        batch: as for `nero.param_groups`. With one the table also has how many layers stand in a
-            row, and the rates that `nero.for_model` gives them for that.
-        unknown: as for `nero.param_groups`.
+    Shows what `nero.param_groups` gives the optimiser, whose arguments and errors it has, and
+    changes nothing. The bytes are those of the state that `nero.Nero` keeps (with momentum only
+    where an override sets it), beside those of `torch.optim.Adam`. With a batch the table also has
+    how many layers stand in a row, and the rates that `nero.for_model` gives them for that.
 
     Returns:
         A `Description`: print it, let a notebook show it, or read its `rows`.
-
-    Raises:
-        ValueError: as `nero.param_groups`.
-        TypeError: as `nero.param_groups`.
 
     Examples:
         >>> import torch, nero

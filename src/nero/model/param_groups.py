@@ -142,24 +142,12 @@ def balance_(
 ) -> nn.Module:
     """Put the trainable weights of a model on their constraint sets, without an optimiser.
 
-    What `nero.Nero` does on construction with the groups of `param_groups`.
-
-    Args:
-        model: modified in place.
-        preset: as for `param_groups`, but "paper" by default: every tensor with two or more
-            axes that is neither gain nor bias is balanced.
-        head: as for `param_groups`.
-        embedding: as for `param_groups`.
-        overrides: as for `param_groups`.
-        batch: as for `param_groups`.
-        unknown: as for `param_groups`.
+    What `nero.Nero` does on construction with the groups of `param_groups`, whose arguments and
+    errors it has. But the preset is "paper" by default: every tensor with two or more axes that is
+    neither gain nor bias is balanced.
 
     Returns:
-        `model`.
-
-    Raises:
-        ValueError: as `param_groups`.
-        TypeError: as `param_groups`.
+        `model`, which is modified in place.
 
     Examples:
         >>> import torch, nero
