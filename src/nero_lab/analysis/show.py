@@ -37,6 +37,12 @@ def print_together(title: str, experiments: Sequence[Measured], console: Console
         _print_about(each, console)
 
 
+def print_by_lr(comparison: Comparison, records: Records, console: Console) -> None:
+    """Print the metric of an experiment at every learning rate, over the seeds."""
+    for each in measured([comparison], records):
+        _print_table(heading(each), *table.over_seeds(each), console)
+
+
 def _print_table(
     title: str, headings: Iterable[str], rows: Iterable[Sequence[str]], console: Console
 ) -> None:

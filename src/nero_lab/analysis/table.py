@@ -71,7 +71,7 @@ def by_lr(measured: Measured) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     tried on more than one.
     """
     if measured.comparison.preset.grid_seeds > 1:
-        return _by_lr_over_seeds(measured)
+        return over_seeds(measured)
     lrs = sorted({lr for series in measured.series for lr in series.lrs})
     rows = [
         (series.label, *(_at(series, lr) for lr in lrs))
@@ -81,7 +81,8 @@ def by_lr(measured: Measured) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return ("variant", *(f"{lr:g}" for lr in lrs)), rows
 
 
-def _by_lr_over_seeds(measured: Measured) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def over_seeds(measured: Measured) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return headings and cells of the metric at every learning rate, over all seeds."""
     metric = measured.metric.name
     rows = [
         (series.label, f"{lr:g}", str(series.scores(lr, "val")), str(series.scores(lr)))

@@ -200,21 +200,22 @@ def _every_value(series: Series) -> list[float]:
 
 def small_state(evidence: Evidence) -> Answer:
     """Return how much state Nero keeps."""
-    from nero_lab.analysis.memory import model_state, square_layers
+    from nero_lab.analysis.memory import bytes_of_resnet18, floats_of_layer
 
-    layers = square_layers()
-    figures = [
-        f"A {size.width} x {size.width} layer without biases: {size.nero} floats of Nero's, "
-        f"{size.adam} of Adam's (root: {size.adam**0.5:.0f})."
-        for size in layers
-    ]
-    whole = model_state()
-    figures += [
-        f"{whole.model}, state in bytes: "
-        + ", ".join(f"{label} {count:,}" for label, count in whole.bytes.items())
-        + f"; Nero's is {whole.bytes['Nero'] / whole.bytes['Adam']:.2%} of Adam's."
-    ]
-    roots = [size.nero <= size.adam**0.5 for size in layers]
+    figures, roots = [], []
+    for width in (64, 256, 1024):
+        nero, adam = floats_of_layer("nero", width), floats_of_layer("adam", width)
+        roots.append(nero <= adam**0.5)
+        figures.append(
+            f"A {width} x {width} layer without biases: {nero} floats of Nero's, {adam} of Adam's "
+            f"(root: {adam**0.5:.0f})."
+        )
+    whole = {name: bytes_of_resnet18(name) for name in ("nero", "sgd", "adam", "lamb")}
+    counts = ", ".join(f"{OPTIMIZERS[name].label} {count:,}" for name, count in whole.items())
+    share = f"{whole['nero'] / whole['adam']:.2%}"
+    figures.append(
+        f"torchvision's ResNet-18, state in bytes: {counts}; Nero's is {share} of Adam's."
+    )
     return Answer(_counted(sum(roots), len(roots)), tuple(figures))
 
 

@@ -1,5 +1,6 @@
 """The command line of the demo: `nero demo`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -38,9 +39,10 @@ def demo(
     from nero_lab.cli.study import run
     from nero_lab.studies.demo import QUICK, WHOLE
     from nero_lab.studies.demo import demo as demo_study
+    from nero_lab.studies.run import run_study
 
     try:
         study = demo_study(*([preset] if preset else QUICK if quick else WHOLE))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--preset") from None
-    run(study, out, None, jobs, fresh)
+    run(partial(run_study, study), out, None, jobs, fresh)

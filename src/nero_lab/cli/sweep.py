@@ -52,22 +52,36 @@ def sweep(
     """
     from rich.console import Console
 
-    from nero_lab.sweeps.grid import Grid, open_pool
-    from nero_lab.sweeps.grid import sweep as run_sweep
-    from nero_lab.sweeps.jobs import default_jobs
+    from nero_lab.analysis.show import print_by_lr
+    from nero_lab.data.parts import MissingData
+    from nero_lab.records.store import Records
+    from nero_lab.sweeps.comparison import Comparison
+    from nero_lab.sweeps.grid import grid_runs, open_pool, train_missing_runs
+    from nero_lab.sweeps.jobs import JobMaker, default_jobs
+    from nero_lab.tasks.table import load_task
+    from nero_lab.training.checkpoints import CheckpointError, check_writable
+    from nero_lab.training.messages import say, say_error
 
-    grid = Grid(
-        task=task,
-        optimizers=tuple(name for name in optimizers.split(",") if name),
-        lrs=_lrs(lrs),
-        seeds=tuple(range(seeds)),
-        preset=preset,
-    )
+    names, rates = [name for name in optimizers.split(",") if name], _lrs(lrs)
     try:
         pool = open_pool(executor, jobs or default_jobs(), ray_address)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--executor") from None
-    raise typer.Exit(run_sweep(grid, out, data, accelerator, pool, Console()))
+    console, records = Console(), Records(out)
+    try:
+        found = load_task(task)
+        maker = JobMaker(out, {found.name: data} if data else {}, accelerator)
+        maker.where[found.name] = task
+        runs = [maker.make(run).run for run in grid_runs(found, preset, names, rates, seeds)]
+        check_writable(out, "records")
+    except (MissingData, ValueError, CheckpointError) as error:
+        say_error(console, error)
+        raise typer.Exit(1) from None
+    code = train_missing_runs(lambda: runs, records, {found.name: found}, maker, pool, console)
+    wide = console if console.is_terminal else Console(width=150)
+    print_by_lr(Comparison(found, found.preset(preset)), records, wide)
+    say(console, f"Records: {out / found.name}.jsonl")
+    raise typer.Exit(code)
 
 
 def _lrs(text: str) -> tuple[float, ...] | Literal["grid", "default"]:

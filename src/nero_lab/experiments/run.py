@@ -72,6 +72,18 @@ class Run:
         """Return the run on a data set that was found."""
         return replace(self, data_name=found.name, data_digest=found.digest)
 
+    def check_data(self, found: FoundData) -> None:
+        """Refuse data other than those that the run is on.
+
+        Raises:
+            ValueError: they are others.
+        """
+        if (found.name, found.digest) != (self.data_name, self.data_digest):
+            raise ValueError(
+                f"{self} asks for {self.data_name} ({self.data_digest}), and there is {found.name} "
+                f"({found.digest})"
+            )
+
     def __str__(self) -> str:
         """Return the run's name for people: "deep-mlp cpu, adam-kaiming lr 0.001 seed 0"."""
         return f"{self.task} {self.preset}, {self.variant or self.optimizer} lr {self.lr:g} " + (

@@ -1,6 +1,7 @@
 """Learning-rate schedules: a factor on the learning rate for each step of a run."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -23,7 +24,7 @@ class Schedule:
     `milestones`; "cosine" and "linear": step by step to zero after the last one"""
     gamma: float = 1.0
     """for "exponential" and "milestones" """
-    milestones: tuple[float, ...] = ()
+    milestones: Sequence[float] = ()
     """epochs, counted from 0 at the start of the run"""
     warmup_epochs: float = 0.0
     """epochs over which the recipe lets the learning rate rise linearly from zero, whatever the

@@ -180,6 +180,17 @@ class Task:
     loss_limit: ClassVar[float] = float("inf")
     """a training loss above it counts as divergence, as one that is not finite does"""
 
+    def preset(self, name: str) -> Preset:
+        """Return the preset of that name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if name not in self.presets:
+            names = ", ".join(self.presets)
+            raise ValueError(f"{self.name} has no preset {name!r}; it has: {names}")
+        return self.presets[name]
+
     def find_data(self, folder: Path | None, **options: Any) -> FoundData:
         """Return which data set a run would use, without loading it.
 

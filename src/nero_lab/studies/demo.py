@@ -14,8 +14,5 @@ def demo(*presets: str) -> Study:
         ValueError: there is no such preset.
     """
     task = DigitsMLP()
-    if unknown := [name for name in presets if name not in task.presets]:
-        names = ", ".join(task.presets)
-        raise ValueError(f"{task.name} has no preset {unknown[0]!r}; it has: {names}")
-    comparisons = tuple(Comparison(task, task.presets[name]) for name in presets)
+    comparisons = tuple(Comparison(task, task.preset(name)) for name in presets)
     return Study("Deep plain networks on digits", comparisons)

@@ -2,9 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from itertools import product
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -14,45 +11,40 @@ from nero_lab.experiments.run import Run, find_variant, plan_run, variant_spec
 from nero_lab.experiments.task import Task
 from nero_lab.records.store import Records
 from nero_lab.sweeps.jobs import JobMaker, Pool, run_jobs
-from nero_lab.sweeps.view import SweepView, final_table
-from nero_lab.tasks.table import load_task
-from nero_lab.training.checkpoints import CheckpointError, check_writable
+from nero_lab.sweeps.view import SweepView
+from nero_lab.training.checkpoints import CheckpointError
 from nero_lab.training.context import INTERRUPTED
-from nero_lab.training.messages import say, say_error
+from nero_lab.training.messages import say_error
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What was asked for at the command line."""
+def grid_runs(
+    task: Task,
+    preset_name: str,
+    optimizers: Sequence[str],
+    lrs: Sequence[float] | Literal["grid", "default"],
+    seeds: int,
+) -> list[Run]:
+    """Return the runs of a task that were asked for, on data not looked for yet.
 
-    task: str
-    optimizers: tuple[str, ...]
-    """names of variants or optimisers, or import paths; empty: all variants of the preset"""
-    lrs: tuple[float, ...] | Literal["grid", "default"]
-    """for all optimisers, or each one's own grid, or its default rate alone"""
-    seeds: tuple[int, ...]
-    preset: str
+    Args:
+        task: what is trained.
+        preset_name: at which preset.
+        optimizers: names of variants or optimisers, or import paths; none: all variants.
+        lrs: for all optimisers, or each one's own grid, or its default rate alone.
+        seeds: how many, from 0 on.
 
-    def runs(self, task: Task) -> list[Run]:
-        """Return all runs, on data not looked for yet.
-
-        Raises:
-            ValueError: there is no such preset or optimiser.
-        """
-        if self.preset not in task.presets:
-            names = ", ".join(task.presets)
-            raise ValueError(f"{task.name} has no preset {self.preset!r}; it has: {names}")
-        preset = task.presets[self.preset]
-        runs = []
-        for name in self.optimizers or [variant.name for variant in preset.variants]:
-            variant = find_variant(preset, name)
-            spec = variant_spec(variant)
-            own = {"grid": spec.lr_grid, "default": (spec.default_lr,)}
-            lrs = own[self.lrs] if isinstance(self.lrs, str) else self.lrs
-            runs += [
-                plan_run(task, preset, variant, lr, seed) for seed, lr in product(self.seeds, lrs)
-            ]
-        return runs
+    Raises:
+        ValueError: there is no such preset or optimiser.
+    """
+    preset = task.preset(preset_name)
+    runs = []
+    for name in optimizers or [variant.name for variant in preset.variants]:
+        variant = find_variant(preset, name)
+        spec = variant_spec(variant)
+        own = {"grid": spec.lr_grid, "default": (spec.default_lr,)}
+        rates = own[lrs] if isinstance(lrs, str) else lrs
+        runs += [plan_run(task, preset, variant, lr, s) for s in range(seeds) for lr in rates]
+    return runs
 
 
 OpenPool = Callable[[], AbstractContextManager[Pool]]
@@ -78,32 +70,6 @@ def open_pool(executor: str, jobs: int, address: str | None = None) -> OpenPool:
 
         return lambda: ray_pool(jobs, address=address)
     raise ValueError(f"unknown executor {executor!r}: choose local or ray")
-
-
-def sweep(
-    grid: Grid, out: Path, data: Path | None, accelerator: str, pool: OpenPool, console: Console
-) -> int:
-    """Train what is missing of a grid, with a live table, and print the results.
-
-    Returns:
-        The exit code: 0; 1 where runs failed or were lost; 130 after Ctrl-C.
-    """
-    try:
-        task = load_task(grid.task)
-        runs = grid.runs(task)
-        maker = JobMaker(out, {} if data is None else {task.name: data}, accelerator)
-        maker.where[task.name] = grid.task
-        on_data = [maker.make(run).run for run in runs]
-        check_writable(out, "records")
-    except (MissingData, ValueError, CheckpointError) as error:
-        say_error(console, error)
-        return 1
-    records = Records(out)
-    code = train_missing_runs(lambda: on_data, records, {task.name: task}, maker, pool, console)
-    wide = console if console.is_terminal else Console(file=console.file, width=150)
-    wide.print(final_table(on_data, records, task.metric))
-    say(console, f"Records: {out / task.name}.jsonl")
-    return code
 
 
 def train_missing_runs(

@@ -1,4 +1,4 @@
-"""The live table of a sweep, and the one that stands at its end."""
+"""The live table of a sweep."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -123,40 +123,3 @@ def grouped(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
     for run in runs:
         groups.setdefault((run.task, run.variant), []).append(run)
     return groups
-
-
-def final_table(runs: Sequence[Run], records: Records, metric: Metric) -> Table:
-    """Return the test metric of every variant at every learning rate, over the seeds."""
-    table = Table(
-        title=Text(
-            f"test {metric.name} ({metric.better} is better), mean over seeds [lowest, highest]"
-        ),
-        title_justify="left",
-    )
-    for heading in ("optimiser", "lr", f"validation {metric.name}", f"test {metric.name}", "seeds"):
-        table.add_column(Text(heading))
-    for (_, variant), group in grouped(runs).items():
-        lrs = sorted({run.lr for run in group})
-        for lr in lrs:
-            found = [records.get(run) for run in group if run.lr == lr]
-            results = [record.result for record in found if record is not None]
-            diverged = sum(result.status == "diverged" for result in results)
-            table.add_row(
-                Text(variant) if lr == lrs[0] else "",
-                f"{lr:g}",
-                *(
-                    Text(_range([result.metric(split, metric.name) for result in results]))
-                    for split in ("val", "test")
-                ),
-                f"{len(results)}/{len(found)}" + (f", {diverged} diverged" if diverged else ""),
-                end_section=lr == lrs[-1],
-            )
-    return table
-
-
-def _range(values: Sequence[float | None]) -> str:
-    finite = [value for value in values if value is not None]
-    if not finite:
-        return "-"
-    text = f"{sum(finite) / len(finite):.4g}"
-    return text if len(finite) == 1 else f"{text} [{min(finite):.4g}, {max(finite):.4g}]"

@@ -99,9 +99,6 @@ def load_parts(found: FoundData, run: Run) -> tuple[Split, Split]:
     Raises:
         ValueError: the data are others than those that the run asks for.
     """
-    if found.folder is None or (found.name, found.digest) != (run.data_name, run.data_digest):
-        raise ValueError(
-            f"{run} asks for {run.data_name} ({run.data_digest}), and there is {found.name} "
-            f"({found.digest})"
-        )
+    run.check_data(found)
+    assert found.folder is not None
     return load_even_odd(found.folder, found.digest, seed=run.seed, **run.data)

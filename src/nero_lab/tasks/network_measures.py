@@ -54,7 +54,7 @@ MEASURES = (
 
 
 @dataclass(frozen=True)
-class Measured:
+class NetworkMeasures:
     """What was measured of one network."""
 
     values: Mapping[str, float]
@@ -76,7 +76,7 @@ def relative_loss(scale: float):
 
 def measure_network(
     model: nn.Module, initial: Mapping[str, Tensor], train: Split, scale: float, seed: int = 0
-) -> Measured:
+) -> NetworkMeasures:
     """Return all measures of a balanced chain of linear layers without biases.
 
     Args:
@@ -116,7 +116,7 @@ def measure_network(
         "information": information / examples,
     }
     assert list(values) == [each.name for each in MEASURES]
-    return Measured(
+    return NetworkMeasures(
         values=values,
         details={
             **_details("cap", caps),

@@ -83,9 +83,7 @@ class Loop:
         if self.fabric.global_rank:
             # Fresh weights are the same everywhere; dropout is not.
             torch.manual_seed(hash((run.seed, self.fabric.global_rank)) % 2**63)
-        self.schedule = Schedule(
-            **{**run.schedule, "milestones": tuple(run.schedule["milestones"])}
-        )
+        self.schedule = Schedule(**run.schedule)
         self.steps_per_epoch = len(self.data.train)
         self.state = _State()
         self.newest: dict[str, float] = {}
@@ -93,11 +91,7 @@ class Loop:
 
     def _load_data(self) -> Data:
         found = self.task.find_data(self.context.data_folder, **self.run.data)
-        if (found.name, found.digest) != (self.run.data_name, self.run.data_digest):
-            raise ValueError(
-                f"{self.run} asks for {self.run.data_name} ({self.run.data_digest}), and there is "
-                f"{found.name} ({found.digest})"
-            )
+        self.run.check_data(found)
         return self.task.load_data(found, self.run.batch_size, **self.run.data)
 
     def _build_model(self) -> nn.Module:

@@ -153,10 +153,7 @@ def plan(task: Task, wanted: Wanted) -> tuple[Run, FoundData]:
         ValueError: there is no such preset or optimiser.
         MissingData: there is no such data set.
     """
-    if wanted.preset not in task.presets:
-        names = ", ".join(task.presets)
-        raise ValueError(f"{task.name} has no preset {wanted.preset!r}; it has: {names}")
-    preset = task.presets[wanted.preset]
+    preset = task.preset(wanted.preset)
     variant = find_variant(preset, wanted.optimizer)
     lr = variant_spec(variant).default_lr if wanted.lr is None else wanted.lr
     run = plan_run(task, preset, variant, lr, wanted.seed)

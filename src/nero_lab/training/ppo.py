@@ -112,8 +112,7 @@ class PPORun:
                 "without --compile"
             )
         self.run, self.context = run, context
-        schedule = {**run.schedule, "milestones": tuple(run.schedule["milestones"])}
-        self.schedule = Schedule(**schedule)
+        self.schedule = Schedule(**run.schedule)
         self.curves: dict[str, list[float | None]] = {}
         self.seconds = 0.0
         self.epoch = 0

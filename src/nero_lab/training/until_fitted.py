@@ -139,7 +139,7 @@ def fit_run(
     optimizer = find_optimizer(run.optimizer).build_for(
         model, run.lr, options=run.optimizer_options, groups=run.groups
     )
-    schedule = Schedule(**{**run.schedule, "milestones": tuple(run.schedule["milestones"])})
+    schedule = Schedule(**run.schedule)
     steps_per_epoch = -(-len(train.y) // run.batch_size)
 
     def on_epoch(epoch: int, step: int, error: float) -> None:

@@ -83,7 +83,7 @@ def test_square_brackets_in_names_of_ones_own_are_printed_as_they_are(nero: Comm
     code, printed = nero(*command, "--out", "out")
     assert code == 0, printed
     assert "mine[0] tiny [/x], [/nero] lr 0.01 seed 0: finished" in printed
-    assert "│ [/nero]" in printed
+    assert "│ [red]Nero[/]" in printed
     code, printed = nero("report", "out", "--task", "my.py")
     assert code == 0, printed
 
