@@ -63,7 +63,7 @@ ROOMS: Mapping[str, str] = {
     "tasks": "plugins data models experiments training",
     "sweeps": "plugins data optimizers experiments records training tasks",
     "bench": "plugins models optimizers records",
-    "analysis": "data optimizers experiments records tasks sweeps bench",
+    "analysis": "data models optimizers experiments records tasks sweeps bench",
     "studies": "data models optimizers experiments records training tasks sweeps analysis",
     "cli": "plugins data models optimizers experiments records training tasks sweeps bench "
     "analysis studies",

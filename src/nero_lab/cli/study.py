@@ -115,6 +115,45 @@ def margins(quick: bool) -> Work:
     return partial(run_margins, cases(TINY, voters=3, attack_size=40) if quick else cases())
 
 
+@app.command("one-setting")
+def one_setting(
+    quick: Quick = False,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the records. Default: results/one-setting; of --quick, that of --out.",
+            file_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    out: Out = Path("runs/study-one-setting"),
+    seeds: Annotated[int, typer.Option(min=1, max=3, help="How many seeds: 0, 1 and 2.")] = 3,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Minutes after which no further task is begun.", show_default=False
+        ),
+    ] = None,
+    data: options.Data = None,
+    jobs: options.Jobs = None,
+    fresh: options.Fresh = False,
+) -> None:
+    """Compare optimisers at one setting for all tasks: depths, widths, kinds of networks.
+
+    Each optimiser tries one grid of learning rates on every task. Tasks come one after another, the
+    cheap ones first, each with all of its grids; then further seeds at the default rate and at the
+    best one. The whole takes many hours. Prints regrets and times to target and writes `table.md`,
+    `profiles.png` and `best-rates.png`, of the tasks that are complete.
+
+    Ctrl-C keeps what is finished; the same command again resumes.
+    """
+    from nero_lab.studies.one_setting.command import benchmark, run_benchmark
+
+    folder = results or (out if quick else Path("results/one-setting"))
+    work = partial(run_benchmark, benchmark(quick, seeds), folder, budget)
+    run(work, out, data, jobs, fresh)
+
+
 def run(work: Work, out: Path, data: Path | None, jobs: int | None, fresh: bool) -> NoReturn:
     """Do the work with a pool of processes of this machine, and exit with its code."""
     from rich.console import Console

@@ -1,6 +1,7 @@
 """Batches of tensors in memory, in an order that a seed decides and a run can come back to."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -85,6 +86,44 @@ class TensorLoader:
         order = torch.randperm(self.rows, generator=generator)
         self._drawn = seed, epoch + 1, generator
         return order
+
+
+class ShortEpochs:
+    """Epochs of a few steps each, which together run through a loader again and again.
+
+    A run is evaluated after epochs, and so may be evaluated before it has seen all of its data.
+
+    Args:
+        loader: whose batches they are; what is evaluated are all of its rows.
+        steps: of an epoch.
+
+    Examples:
+        >>> loader = TensorLoader((torch.arange(5), torch.arange(5)), 2, shuffle=False)
+        >>> short = ShortEpochs(loader, steps=2)
+        >>> [[x.tolist() for x, _ in short.batches(epoch, seed=0)] for epoch in range(2)]
+        [[[0, 1], [2, 3]], [[4], [0, 1]]]
+    """
+
+    def __init__(self, loader: TensorLoader, steps: int) -> None:
+        self.loader, self.steps = loader, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """Yield every row once, in order."""
+        return iter(self.loader)
+
+    def batches(
+        self, epoch: int, *, seed: int, first: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the batches of a short epoch for one device of several, from a step on."""
+        done, at = divmod(epoch * self.steps + first, len(self.loader))
+        left = self.steps - first
+        while left > 0:
+            whole = self.loader.batches(done, seed=seed, first=at, rank=rank, world=world)
+            yield from islice(whole, left)
+            left, done, at = left - (len(self.loader) - at), done + 1, 0
 
 
 def _generator(*numbers: int) -> torch.Generator:

@@ -6,11 +6,18 @@ import nero
 
 
 class Block(nn.Module):
-    """Self-attention and a two-layer perceptron, each on normalised input and added to it."""
+    """Self-attention and a two-layer perceptron, each on normalised input and added to it.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Args:
+        width: size of a token's vector.
+        heads: attention heads.
+        causal: whether a token sees those before it alone, or all.
+    """
+
+    def __init__(self, width: int, heads: int, causal: bool = True) -> None:
         super().__init__()
         self.heads = heads
+        self.causal = causal
         self.attention_norm = nn.LayerNorm(width)
         self.query_key_value = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
@@ -19,7 +26,7 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (batch, tokens, width) from the same; a token sees those before it."""
+        """Return (batch, tokens, width) from the same."""
         x = x + self._attention(self.attention_norm(x))
         return x + self.mlp_out(nn.functional.gelu(self.mlp_in(self.mlp_norm(x))))
 
@@ -30,7 +37,7 @@ class Block(nn.Module):
             part.view(batch, tokens, self.heads, -1).transpose(1, 2)
             for part in self.query_key_value(x).chunk(3, dim=-1)
         )
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.attention_out(mixed.transpose(1, 2).reshape(batch, tokens, width))
 
 

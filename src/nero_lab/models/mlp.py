@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import nero
 
-Init = Literal["default", "kaiming", "balanced"]
+Init = Literal["default", "kaiming", "balanced", "isometric"]
 """Which initial weights a network starts from."""
 
 
@@ -26,7 +26,9 @@ class PlainMLP(nn.Module):
         classes: number of outputs.
         init: "default" leaves PyTorch's own initial weights; "kaiming" draws normal weights that
             keep the scale of the activations from layer to layer, and sets the biases to zero;
-            "balanced" puts the default weights, not the biases, on Nero's constraint set.
+            "balanced" puts the default weights, not the biases, on Nero's constraint set;
+            "isometric" are the balanced weights that keep the signal's size at any depth, of
+            `nero.initialize_`.
         bias: whether the layers have biases.
 
     Shapes: input (batch, in_features), output (batch, classes).
@@ -54,6 +56,8 @@ class PlainMLP(nn.Module):
             self._init_kaiming()
         elif init == "balanced":
             nero.balance_(self)
+        elif init == "isometric":
+            nero.initialize_(self, torch.zeros(1, in_features))
 
     def _init_kaiming(self) -> None:
         for layer in self.layers:

@@ -99,7 +99,7 @@ TINY = replace(
 class DeepMLP(ImageTask):
     """Classify MNIST with a PlainMLP.
 
-    Options of the model: depth, width, init ("default", "kaiming" or "balanced").
+    Options of the model: depth, width, init (of `PlainMLP`).
     """
 
     name = "deep-mlp"

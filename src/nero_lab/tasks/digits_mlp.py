@@ -95,8 +95,7 @@ TINY = replace(
 class DigitsMLP(Classification):
     """Classify digits with a PlainMLP.
 
-    Options of the model: depth, width, init ("default", "kaiming" or "balanced"). Of the data:
-    split_seed.
+    Options of the model: depth, width, init (of `PlainMLP`). Of the data: split_seed.
     """
 
     name = "digits-mlp"

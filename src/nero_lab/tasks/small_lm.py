@@ -66,7 +66,8 @@ class SmallLM(Task):
     """Predict the next token with a SmallGPT.
 
     Options of the model: dtype, vocabulary, context, depth, width, heads, tied. Of the data: corpus
-    and tokenizer, names of texts in `nero data`; vocabulary, context, train_tokens, eval_tokens.
+    and tokenizer, names of texts in `nero data`; vocabulary, context, train_tokens, eval_tokens,
+    epoch_steps (steps of an epoch; None: all of the training part).
     """
 
     name = "small-lm"
@@ -90,6 +91,7 @@ class SmallLM(Task):
         corpus: str,
         tokenizer: str,
         vocabulary: int,
+        epoch_steps: int | None = None,
         **options: Any,
     ) -> Data:
         """Return rows of tokens, and the token that follows each of them."""
@@ -99,7 +101,13 @@ class SmallLM(Task):
         assert learned.folder is not None
         cut = train_tokenizer(learned.folder, learned.digest, vocabulary)
         parts = load_text(texts.folder, texts.digest, cut, **options)
-        return loaders(parts, batch_size, eval_rows=_EVAL_ROWS, train_eval_rows=_TRAIN_EVAL_ROWS)
+        return loaders(
+            parts,
+            batch_size,
+            eval_rows=_EVAL_ROWS,
+            train_eval_rows=_TRAIN_EVAL_ROWS,
+            epoch_steps=epoch_steps,
+        )
 
     def build_model(self, *, dtype: str = "float32", **options: Any) -> nn.Module:
         """Return the network in a dtype; its weights are drawn in float32 whatever the dtype."""

@@ -22,11 +22,15 @@ PAPER_TASKS: Mapping[str, str] = {
 
 TASKS: Mapping[str, str] = {
     **PAPER_TASKS,
+    "adapters": "nero_lab.tasks.adapters:Adapters",
     "controlled-margin": "nero_lab.tasks.controlled_margin:ControlledMargin",
+    "diabetes": "nero_lab.tasks.diabetes:Diabetes",
     "digits-mlp": "nero_lab.tasks.digits_mlp:DigitsMLP",
     "even-odd": "nero_lab.tasks.even_odd:EvenOdd",
     "fashion-cnn": "nero_lab.tasks.fashion_cnn:FashionCNN",
     "small-lm": "nero_lab.tasks.small_lm:SmallLM",
+    "small-lstm": "nero_lab.tasks.small_lstm:SmallLSTMTask",
+    "small-vit": "nero_lab.tasks.small_vit:SmallViTTask",
 }
 """Those, and what the demo and the studies train."""
 

@@ -1,0 +1,58 @@
+"""Who takes part: optimisers, each with one grid for all tasks, and what they start from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nero_lab.experiments.task import Variant
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """An optimiser, and the initial weights that it has where the network is a plain chain."""
+
+    name: str
+    label: str
+    optimizer: str
+    lr_grid: tuple[float, ...]
+    """the same on every task, in half decades; holds the default learning rate"""
+    init: str
+    """on plain chains, an option of `PlainMLP`; all other networks start as their tasks say"""
+    optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def variant(self, chain: bool) -> Variant:
+        """Return the variant for a task whose network is a plain chain, or is none."""
+        return Variant(
+            name=self.name,
+            label=self.label,
+            optimizer=self.optimizer,
+            lr_grid=self.lr_grid,
+            optimizer_options=self.optimizer_options,
+            model={"init": self.init} if chain else {},
+        )
+
+
+_PEERS: Mapping[str, tuple[str, tuple[float, ...]]] = {
+    "adamw": ("AdamW", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
+    "sgd": ("SGD, momentum 0.9", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+    "lamb": ("LAMB", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+    "muon": ("Muon with AdamW", (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
+    "schedule-free": ("Schedule-Free AdamW", (2.5e-4, 8e-4, 2.5e-3, 8e-3, 2.5e-2)),
+}
+
+NERO = (Contestant("nero", "Nero, the paper", "nero", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), "default"),)
+
+CONTESTANTS = (
+    *NERO,
+    *(
+        Contestant(name + suffix, label + also, name, grid, init)
+        for suffix, also, init in (
+            ("", "", "kaiming"),
+            ("-isometric", ", isometric weights", "isometric"),
+        )
+        for name, (label, grid) in _PEERS.items()
+    ),
+)
+
+DRAWN = ("nero", "adamw", "adamw-isometric")
+"""whose best rates are drawn over depth and width"""
