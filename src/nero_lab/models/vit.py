@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+import nero
 from nero_lab.models.gpt import Block
 
 
@@ -49,3 +50,6 @@ class SmallViT(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x).mean(1))
+
+
+nero.register(SmallViT, "positions", neuron_axes=(0, 1), role="embedding")

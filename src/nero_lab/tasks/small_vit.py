@@ -17,7 +17,7 @@ CPU = Preset(
     schedule=Schedule("linear"),
     variants=(Variant("nero", "Nero", "nero"), Variant("adamw", "AdamW", "adamw")),
     data={"train_size": 6_400, "val_size": 2_000, "test_size": 5_000},
-    groups={"head": "head", "unknown": "vectors"},
+    groups={"head": "head"},
 )
 TINY = replace(
     CPU,

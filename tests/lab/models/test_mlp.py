@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+import nero
 from nero_lab.models.mlp import PlainMLP
 
 
@@ -43,6 +44,16 @@ def test_kaiming_keeps_the_scale_of_activations_through_50_layers():
     # A layer of width 64 shifts the log-scale at random by about sqrt(5 / 64), so 49 of them by
     # about 2, and 1.6 down on average; a gain wrong by sqrt(2) would shift it by 49 ln 2 = 34.
     assert abs(sum(scales) / len(scales)) < 5
+
+
+def test_isometric_weights_are_balanced_and_keep_the_scale_of_activations():
+    model = PlainMLP(50, 64, init="isometric")
+    assert abs(math.log(_scale_after_hidden_layers(model))) < 0.2
+    for layer in model.layers:
+        assert isinstance(layer, torch.nn.Linear)
+        layout = nero.NeuronLayout(tuple(layer.weight.shape))
+        assert nero.geometry.is_balanced(layer.weight, layout).all()
+        assert not layer.bias.any()
 
 
 def test_kaiming_biases_are_zero_and_default_ones_are_not():

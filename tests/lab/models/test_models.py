@@ -2,14 +2,25 @@ import pytest
 import torch
 
 import nero
+from nero_lab.models.adapted import AdaptedMLP
 from nero_lab.models.gpt import SmallGPT
+from nero_lab.models.lstm import SmallLSTM
 from nero_lab.models.vgg import SmallVGG
+from nero_lab.models.vit import SmallViT
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_language_model_sees_no_later_token(tied: bool):
     torch.manual_seed(0)
-    model = SmallGPT(vocabulary=40, context=12, width=16, tied=tied)
+    sees_no_later_token(SmallGPT(vocabulary=40, context=12, width=16, tied=tied))
+
+
+def test_recurrent_language_model_sees_no_later_token():
+    torch.manual_seed(0)
+    sees_no_later_token(SmallLSTM(vocabulary=40, width=16, depth=2))
+
+
+def sees_no_later_token(model: torch.nn.Module) -> None:
     tokens = torch.randint(0, 40, (2, 12))
     later = tokens.clone()
     later[:, 7:] = (later[:, 7:] + 1) % 40
@@ -36,3 +47,43 @@ def test_convolutional_network_and_its_roles(batch_norm: bool):
     roles = {name: group["role"] for group in groups for name, _ in group["params"]}
     assert roles["head.weight"] == "head"
     assert roles["features.0.weight"] == "weight"
+
+
+def test_vision_transformer_sees_every_patch_and_its_place():
+    torch.manual_seed(0)
+    model = SmallViT(pixels=8, patch=4, depth=1, width=16, classes=3)
+    image = torch.randn(1, 1, 8, 8)
+    first, last, swapped = image.clone(), image.clone(), image.flip(2)
+    first[..., :4, :4] += 1
+    last[..., 4:, 4:] += 1
+    scores = model(image)
+    assert scores.shape == (1, 3)
+    assert not any(torch.allclose(scores, model(each)) for each in (first, last, swapped))
+    with pytest.raises(ValueError, match="patch must divide 8 pixels, got 3"):
+        SmallViT(pixels=8, patch=3)
+
+
+def test_positions_are_an_embedding():
+    groups = nero.param_groups(SmallViT(depth=1, width=16), head="head")
+    (group,) = (each for each in groups if each["role"] == "embedding")
+    assert [name for name, _ in group["params"]] == ["positions"]
+    assert group["neuron_axes"] == (0, 1)
+
+
+def test_adapters_start_without_effect_and_alone_are_trained():
+    torch.manual_seed(0)
+    adapted, plain = AdaptedMLP(12, 3, width=8, rank=2), AdaptedMLP(12, 3, width=8)
+    assert not plain.adapters
+    assert all(p.requires_grad for p in plain.parameters())
+    plain.load_state_dict({k: v for k, v in adapted.state_dict().items() if "adapters" not in k})
+    x = torch.randn(4, 12)
+    torch.testing.assert_close(adapted(x), plain(x))
+    trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert trained == {
+        *(f"adapters.{layer}.{part}.weight" for layer in (0, 1) for part in (0, 1)),
+        "head.weight",
+        "head.bias",
+    }
+    with torch.no_grad():
+        adapted.get_parameter("adapters.0.1.weight").fill_(0.5)
+    assert not torch.allclose(adapted(x), plain(x))

@@ -29,9 +29,12 @@ WRITERS = {
     "cifar": write_cifar,
     "wikitext2": write_wikitext,
     "translation": write_pairs,
+    "diabetes": write_cifar,
     "digits-mlp": write_cifar,
     "fashion-cnn": write_fashion_mnist,
     "small-lm": write_texts,
+    "small-lstm": write_texts,
+    "small-vit": write_fashion_mnist,
 }
 
 VARIANTS = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nero_lab.data.loaders import TensorLoader
+from nero_lab.data.loaders import ShortEpochs, TensorLoader
 from nero_lab.experiments.run import plan_run, variant_spec
 from nero_lab.experiments.schedule import Schedule, warmup_factor
 from nero_lab.experiments.task import Task
@@ -73,6 +73,19 @@ def test_epochs_have_orders_of_their_own_that_a_run_can_come_back_to():
     assert rows(fresh.batches(0, seed=3)) == epochs[0]
     assert rows(fresh.batches(0, seed=4)) != epochs[0]
     assert rows(loader) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 7])
+def test_short_epochs_are_the_whole_ones_cut_into_pieces(steps: int):
+    whole = TensorLoader((torch.arange(10), torch.arange(10)), batch_size=4)
+    expected = [batch for epoch in range(5) for batch in rows(whole.batches(epoch, seed=3))]
+    short = ShortEpochs(whole, steps)
+    assert len(short) == steps
+    for epoch in range(2):
+        here = expected[epoch * steps : (epoch + 1) * steps]
+        assert rows(short.batches(epoch, seed=3)) == here
+        assert rows(short.batches(epoch, seed=3, first=steps - 1)) == here[-1:]
+    assert rows(short) == rows(whole)
 
 
 def test_devices_share_each_batch_equally():

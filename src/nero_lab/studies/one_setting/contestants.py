@@ -40,10 +40,15 @@ _PEERS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "schedule-free": ("Schedule-Free AdamW", (2.5e-4, 8e-4, 2.5e-3, 8e-3, 2.5e-2)),
 }
 
-NERO = (Contestant("nero", "Nero, the paper", "nero", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), "default"),)
+# What nero.for_model starts from on plain chains is its own choice.
+_NERO = (
+    ("nero", "Nero, the paper", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+    ("nero-for-model", "Nero, recommended", (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)),
+    ("nero-for-model-plain", "Nero, recommended, no momentum", (6e-3, 2e-2, 6e-2, 2e-1, 6e-1)),
+)
 
 CONTESTANTS = (
-    *NERO,
+    *(Contestant(name, label, name, grid, "default") for name, label, grid in _NERO),
     *(
         Contestant(name + suffix, label + also, name, grid, init)
         for suffix, also, init in (
@@ -54,5 +59,5 @@ CONTESTANTS = (
     ),
 )
 
-DRAWN = ("nero", "adamw", "adamw-isometric")
+DRAWN = ("nero-for-model", "nero-for-model-plain", "adamw", "adamw-isometric")
 """whose best rates are drawn over depth and width"""
