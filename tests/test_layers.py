@@ -133,6 +133,9 @@ LAYERS: Mapping[str, Layer] = {
     "nero.model.report": layer("nero.neurons nero.groups nero.state"),
     "nero.model.describe": layer("nero.geometry nero.model"),
     "nero.model.depth": layer("nero.model.run nero.model.trace"),
+    "nero.model.recommendation": layer(
+        "nero.model.assignment nero.model.depth nero.model.param_groups nero.model.trace"
+    ),
     "nero.model.for_model": layer("nero.groups nero.optimizer nero.model"),
     "nero.groups": layer(BELOW_OPTIMIZER),
     "nero.construction": layer(f"{BELOW_OPTIMIZER} nero.groups nero.distributed.shards"),

@@ -18,7 +18,7 @@ from helpers import balanced
 from model_cases import Recurrent, Transforming
 from nero import Nero, for_model
 from nero.model.depth import rate_factor
-from nero.model.for_model import MOMENTUM, TURN
+from nero.model.recommendation import LONG, MOMENTUM, TURN
 
 
 def mlp(depth: int = 3, width: int = 16, inputs: int = 8, outputs: int = 5) -> nn.Sequential:
@@ -262,13 +262,13 @@ def test_a_few_steps_train(case: Case, fresh: bool) -> None:
 
 
 def test_long_rows_turn_less_and_no_number_is_needed() -> None:
-    for momentum in (0.9, 0.0):
-        deep = for_model(mlp(60), batch=ROWS, fresh=True, momentum=momentum)
-        expected = TURN[momentum > 0] * rate_factor(60)
+    for momentum, fresh in ((0.9, True), (0.0, True), (0.9, False)):
+        deep = for_model(mlp(60), batch=ROWS, fresh=fresh, momentum=momentum)
+        expected = TURN[momentum > 0] * rate_factor(60, isometric=fresh)
         assert {group["lr"] for group in deep.param_groups} == {expected}
         assert f"{expected:.3g}" in repr(deep)
     given = for_model(mlp(60), batch=ROWS, fresh=True, turn=0.5)
-    assert given.param_groups[0]["lr"] == 0.5 * rate_factor(60)
+    assert given.param_groups[0]["lr"] == 0.5 * rate_factor(60, isometric=True)
     blind = for_model(mlp(60), fresh=True)
     assert {group["lr"] for group in blind.param_groups} == {TURN[True]}
     assert "a batch would show" in repr(blind)
@@ -292,7 +292,8 @@ def test_fresh_plain_chains_carry_the_signal_and_keep_its_norms() -> None:
     hidden = model[2].weight.detach()
     assert torch.allclose(hidden.norm(dim=1), torch.full((64,), 2**0.5).double())
     assert hidden.sum(1).abs().max() < 1e-12
-    assert balanced(model[0].weight)
+    first = model[0].weight.detach()
+    assert torch.allclose(first.norm(dim=1), torch.ones(64).double())
 
 
 def test_what_cannot_be_drawn_is_projected_and_the_reason_is_shown() -> None:
@@ -304,6 +305,56 @@ def test_what_cannot_be_drawn_is_projected_and_the_reason_is_shown() -> None:
     expected /= expected.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     assert torch.allclose(model.stem[0].weight, expected, atol=1e-6)
     assert "a convolution of 2 groups" in repr(optimizer)
+
+
+def test_short_chains_are_projected_as_they_were() -> None:
+    torch.manual_seed(0)
+    model = mlp(LONG)
+    expected = copy.deepcopy(model[2].weight.detach())
+    optimizer = for_model(model, batch=ROWS, fresh=True)
+    expected -= expected.mean(1, keepdim=True)
+    expected /= expected.norm(dim=1, keepdim=True)
+    assert torch.allclose(model[2].weight, expected, atol=1e-6)
+    assert f"in a chain of {LONG}" in repr(optimizer)
+
+
+def test_a_linear_layer_on_the_batch_is_not_centred() -> None:
+    """Where inputs are few their mean is one of them, which a centred neuron cannot see."""
+    torch.manual_seed(0)
+    model = mlp(2, inputs=4)
+    groups = groups_by_name(for_model(model, batch=torch.randn(3, 4), fresh=True))
+    assert (groups["0.weight"]["center"], groups["0.weight"]["radius"]) == (False, "unit")
+    assert groups["2.weight"]["center"]
+    normed = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    groups = groups_by_name(for_model(normed, batch=torch.randn(3, 4), fresh=True))
+    assert groups["1.weight"]["center"]
+    lstm = nn.LSTM(4, 8)
+    groups = groups_by_name(for_model(lstm, batch=torch.randn(3, 2, 4), fresh=True))
+    assert all(group["center"] for group in groups.values() if group["role"] == "weight")
+
+
+def test_norms_are_free_where_no_normalisation_has_gains() -> None:
+    def network(gains: bool) -> nn.Module:
+        return nn.Sequential(
+            nn.Embedding(12, 8), nn.LayerNorm(8, elementwise_affine=gains), nn.Linear(8, 8),
+            nn.GELU(), nn.Linear(8, 12),
+        )  # fmt: skip
+
+    torch.manual_seed(0)
+    model = network(gains=False)
+    before = model[2].weight.detach().clone()
+    optimizer = for_model(model, batch=TOKENS, fresh=True)
+    groups = groups_by_name(optimizer)
+    for name in ("0.weight", "2.weight"):
+        assert (groups[name]["center"], groups[name]["radius"]) == (True, None)
+    assert groups["4.weight"]["radius"] == "unit"
+    assert torch.allclose(model[2].weight, before - before.mean(1, keepdim=True), atol=1e-6)
+    assert "no normalisation has gains" in repr(optimizer)
+    usual = groups_by_name(for_model(network(gains=True), batch=TOKENS, fresh=True))
+    assert {usual[name]["radius"] for name in ("0.weight", "2.weight", "4.weight")} == {"unit"}
+    # Trained weights keep their norms whatever the network.
+    kept = groups_by_name(for_model(network(gains=False), batch=TOKENS, fresh=False))
+    assert kept["2.weight"]["radius"] == "initial"
 
 
 def test_without_a_batch_weights_are_projected_alone() -> None:
@@ -396,8 +447,8 @@ def test_fresh_has_no_default() -> None:
 )
 def test_wrapped_models(wrap: Callable[[nn.Module], nn.Module]) -> None:
     torch.manual_seed(0)
-    bare = for_model(mlp(12), batch=ROWS, fresh=True)
-    wrapped = for_model(wrap(mlp(12)), batch=ROWS, fresh=True)
+    bare = for_model(mlp(LONG + 1), batch=ROWS, fresh=True)
+    wrapped = for_model(wrap(mlp(LONG + 1)), batch=ROWS, fresh=True)
 
     def decided(optimizer: Nero) -> list[dict[str, Any]]:
         return [

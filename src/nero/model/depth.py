@@ -9,11 +9,12 @@ from torch import nn
 from nero.model.run import unwrap
 from nero.model.trace import TracedLayer
 
-# c below: a row of this length turns at the network's own rate, layer by layer.
-ROW = 4.0
+# c below, where `nero.initialize_` has drawn the row's weights, and where it has not.
+ISOMETRIC = 4.0
+OTHER = 8.0
 
 
-def rate_factor(row: int) -> float:
+def rate_factor(row: int, *, isometric: bool = False) -> float:
     r"""The learning rate of a layer in a row of L layers, in multiples of the network's `turn`.
 
     Let each layer of a row change, as a map, by eta of itself: orthogonal directions bound it so,
@@ -23,43 +24,48 @@ def rate_factor(row: int) -> float:
         (1 + eta)^L - 1 = L eta + O((L eta)^2)
 
     of itself. A normalisation or a skip connection ends a row: the first fixes the size of what
-    goes on, the second passes on the input beside the branch's output, whose share does not grow
-    with the number of branches before it. For a row of any length to change by c turn at most,
+    goes on, the second passes on the input beside the branch's output. For a row of any length to
+    change by c turn at most,
 
         eta = turn min(1, c / L).
 
-    c = 4 is measured: for plain networks of 2 to 50 layers it gives a rate within a factor of 1.4
-    of the best one, at one `turn` (trials: docs/evidence/log.md).
+    c is measured (trials: docs/evidence/log.md). Where the weights carry the signal through the
+    whole row, c = 4 gives plain networks of 2 to 50 layers a rate within a factor of 1.4 of the
+    best one, at one `turn`. Ordinary balanced weights lose a fifth of the signal in each layer, so
+    that the last few layers make most of the output, and c = 8.
 
     Args:
         row: L, at least 1; see `nero.model.trace`.
+        isometric: whether `nero.initialize_` has drawn the row's weights.
 
     Examples:
         >>> from nero.model.depth import rate_factor
-        >>> rate_factor(2), rate_factor(100)
-        (1.0, 0.04)
+        >>> rate_factor(2), rate_factor(100), rate_factor(100, isometric=True)
+        (1.0, 0.08, 0.04)
     """
-    return min(1.0, ROW / row)
+    return min(1.0, (ISOMETRIC if isometric else OTHER) / row)
 
 
-def row_lengths(model: nn.Module, layers: Mapping[str, TracedLayer]) -> dict[int, int]:
-    """How many layers stand in the row of each parameter, by the parameter's identity.
+def layers_by_parameter(
+    model: nn.Module, layers: Mapping[str, TracedLayer]
+) -> dict[int, TracedLayer]:
+    """The layer that each parameter belongs to, by the parameter's identity.
 
-    Biases, and other weights of the same module, stand in the row of the module's layer. What no
-    signal of the batch has passed is left out.
+    Biases, and other weights of the same module, belong to the module's layer. What no signal of
+    the batch has passed is left out.
 
     Args:
         model: the one that was traced.
         layers: from `nero.model.trace.trace`.
     """
     modules = dict(unwrap(model).named_modules())
-    found: dict[int, int] = {}
+    found: dict[int, TracedLayer] = {}
     for name, layer in layers.items():
         path, _, attribute = name.rpartition(".")
         module = modules[path]
-        found[id(module.get_parameter(attribute))] = layer.row
+        found[id(module.get_parameter(attribute))] = layer
         # A parametrisation lies inside the module that has the bias.
         owner = modules[path.partition("parametrizations")[0].rstrip(".")]
         for p in owner.parameters(recurse=False):
-            found.setdefault(id(p), layer.row)
+            found.setdefault(id(p), layer)
     return found

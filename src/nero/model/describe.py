@@ -14,12 +14,12 @@ from torch import nn
 
 from nero.geometry import working_dtype
 from nero.model.assignment import Assignment, Options
-from nero.model.depth import rate_factor, row_lengths
+from nero.model.depth import layers_by_parameter, rate_factor
 from nero.model.heads import Named
 from nero.model.param_groups import plan
 from nero.model.registry.rows import PER_ENTRY_ROLES
 from nero.model.report import size
-from nero.model.trace import trace
+from nero.model.trace import TracedLayer, trace
 
 NUMERIC = ("neurons", "fan_in", "state_bytes", "row", "rate")
 STEP_BYTES = 4  # a step count is a float32 scalar, in Nero as in Adam
@@ -41,7 +41,8 @@ class DescriptionRow:
         row: how many layers stand in a row with it, without a skip connection or a normalisation
             (`nero.model.trace`); None without a batch, and where it is part of no layer.
         rate: its learning rate under `nero.for_model`, in multiples of `turn`, as far as that
-            follows from the row; None without a batch.
+            follows from the row; half of it where `nero.initialize_` draws the layer anew. None
+            without a batch.
     """
 
     name: str
@@ -170,8 +171,8 @@ def describe(
         batch=batch,
         unknown=unknown,
     )
-    depths = None if batch is None else row_lengths(model, trace(model, batch))
-    rows = tuple(_row(each, depths) for each in assignments)
+    layers = None if batch is None else layers_by_parameter(model, trace(model, batch))
+    rows = tuple(_row(each, layers) for each in assignments)
     return Description(
         rows=rows,
         entries=sum(each.parameter.numel() for each in assignments),
@@ -180,8 +181,9 @@ def describe(
     )
 
 
-def _row(each: Assignment, depths: Mapping[int, int] | None) -> DescriptionRow:
-    row = None if depths is None else depths.get(id(each.parameter))
+def _row(each: Assignment, layers: Mapping[int, TracedLayer] | None) -> DescriptionRow:
+    layer = None if layers is None else layers.get(id(each.parameter))
+    row = None if layer is None else layer.row
     return DescriptionRow(
         name=" = ".join(each.names),
         owner=each.owner.rpartition(".")[2],
@@ -192,7 +194,7 @@ def _row(each: Assignment, depths: Mapping[int, int] | None) -> DescriptionRow:
         constraint=_constraint(each),
         state_bytes=_nero_bytes(each),
         row=row,
-        rate=None if depths is None else rate_factor(row or 1),
+        rate=None if layers is None else rate_factor(row or 1),
     )
 
 

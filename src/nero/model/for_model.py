@@ -8,49 +8,33 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from nero.groups import check_group
 from nero.model.assignment import Assignment, Options
-from nero.model.depth import rate_factor, row_lengths
+from nero.model.depth import layers_by_parameter
 from nero.model.heads import Named, declared_head, traced_heads
 from nero.model.initialize import Initialization, initialize_layers_
-from nero.model.param_groups import PRESETS, plan
+from nero.model.param_groups import plan
+from nero.model.recommendation import (
+    LONG,
+    MAX_TURN,
+    MOMENTUM,
+    TURN,
+    Network,
+    given,
+    has_gains,
+    held_norm,
+    options_for,
+    rate_for,
+)
 from nero.model.report import table
 from nero.model.run import unwrap
 from nero.model.trace import TracedLayer, trace
 from nero.optimizer import Nero
-
-
-class Role(NamedTuple):
-    """What the parameters of one role are given.
-
-    Attributes:
-        options: of their group, beside or instead of the preset's constraint.
-        rate: their learning rate, in multiples of the network's.
-    """
-
-    options: Options
-    rate: float = 1.0
-
-
-# The recommendation: the one place that says it. Constraints that are not given here are those of
-# the presets "balanced" and "finetune" (nero.model.param_groups).
-FRESH: Mapping[str, Role] = {
-    "weight": Role({"orthogonal": True}),
-    "embedding": Role({}),
-    "head": Role({}),
-    "gain": Role({}),
-    "bias": Role({}),
-}
-TRAINED: Mapping[str, Role] = FRESH
-MAX_TURN = 1.0
-MOMENTUM = 0.9
-# turn where none is given: with momentum, and without. Momentum lengthens steps.
-TURN = {True: 0.03, False: 0.06}
 
 # Arguments of Nero that follow from the model.
 FROM_MODEL = {
@@ -98,9 +82,9 @@ def for_model(
             in eval mode and without gradients to find its head, its rows of layers and, where
             `fresh`, its plain parts. Without one all layers get the same rate.
         fresh: True: the weights are to be trained from the start. Where the batch shows plain
-            chains of layers, `nero.initialize_` draws their weights anew and sets their biases to
-            zero; then every neuron is projected. False: the weights are trained ones, and every bit
-            of them stays; neurons keep their norms.
+            chains of more than 16 layers, `nero.initialize_` draws their weights anew and sets
+            their biases to zero; then every neuron is projected. False: the weights are trained
+            ones, and every bit of them stays; neurons keep their norms.
         turn: how far the network turns in a step, in radians: the learning rate of all layers but
             those in long rows. Default 0.03 with momentum, 0.06 without.
         momentum: of the running average of gradients, in [0, 1). Default 0.9. 0 needs no buffer of
@@ -146,14 +130,24 @@ def for_model(
         unknown="vectors",
     )
     _warn_of_unknown(assignments)
-    rows = row_lengths(model, layers)
+    network = Network(fresh, layers_by_parameter(model, layers), has_gains(model))
+    overrides = overrides or {}
     for each in assignments:
-        each.options = _decide(each, fresh, turn, rows, of_weights, overrides or {})
+        each.options = options_for(each, network, of_weights, overrides)
     _check_groups(assignments, options)
-    done = initialize_layers_(model, layers) if fresh else Initialization()
-    _keep_norms(model, assignments, done, of_weights, overrides or {})
-    optimizer = ForModel(_groups(assignments, fresh), **options)
-    optimizer.notes = _notes(batch, fresh, turn, assignments, rows, done)
+    done = Initialization()
+    if fresh:
+        done = initialize_layers_(model, layers, longer_than=LONG)
+    norms = {each.name: each.norm for each in done if each.norm is not None}
+    for each in assignments:
+        layer = network.layers.get(id(each.parameter))
+        norm = None if layer is None else norms.get(layer.name)
+        if norm is not None and "radius" not in {**of_weights, **given(each, overrides)}:
+            each.options |= held_norm(each, norm)
+        rate = rate_for(each, network, turn, drawn=norm is not None)
+        each.options = {"lr": rate, **each.options}
+    optimizer = ForModel(_groups(assignments, network.preset), **options)
+    optimizer.notes = _notes(batch, turn, assignments, network, done)
     return optimizer
 
 
@@ -208,36 +202,6 @@ def _warn_of_unknown(assignments: list[Assignment]) -> None:
         )
 
 
-def _decide(
-    each: Assignment,
-    fresh: bool,
-    turn: float,
-    rows: Mapping[int, int],
-    of_weights: Options,
-    overrides: Mapping[str, Options],
-) -> dict[str, Any]:
-    """The options of a parameter's group: what the overrides set, else the recommendation."""
-    role = (FRESH if fresh else TRAINED)[each.role]
-    given = _given(each, overrides)
-    decided = dict(role.options)
-    usual = PRESETS["balanced" if fresh else "finetune"].get(each.role)
-    if usual is None or any(each.options[name] != usual[name] for name in usual.keys() - given):
-        # Single entries, and embeddings whose padding row would move.
-        decided = {name: value for name, value in decided.items() if name not in each.options}
-    if each.role == "weight" and each.layout.fan_in > 1:
-        decided |= of_weights
-    if each.blocks != 1:
-        decided["blocks"] = each.blocks
-    lr = turn * role.rate * rate_factor(rows.get(id(each.parameter), 1))
-    return {"lr": lr, **each.options, **decided, **given}
-
-
-def _given(each: Assignment, overrides: Mapping[str, Options]) -> dict[str, Any]:
-    """What overrides set for a parameter, but for what is part of the assignment by now."""
-    given = {name: value for key in each.overrides for name, value in overrides[key].items()}
-    return {name: value for name, value in given.items() if name in each.options}
-
-
 def _check_groups(assignments: list[Assignment], options: Options) -> None:
     """Raise what the optimiser would raise, before any weight is drawn anew."""
     defaults = ForModel([torch.zeros(1)], lr=0.0, **options).defaults
@@ -248,29 +212,12 @@ def _check_groups(assignments: list[Assignment], options: Options) -> None:
         )
 
 
-def _keep_norms(
-    model: nn.Module,
-    assignments: list[Assignment],
-    done: Initialization,
-    of_weights: Options,
-    overrides: Mapping[str, Options],
-) -> None:
-    """Have neurons keep the norm that `initialize_` has given them where that is not 1."""
-    parameters = dict(unwrap(model).named_parameters())
-    norms = {id(parameters[each.name]): each.norm for each in done if each.norm is not None}
-    for each in assignments:
-        norm = norms.get(id(each.parameter), 1.0)
-        told = "radius" in of_weights or "radius" in _given(each, overrides)
-        if norm > 1 + 1e-9 and not told and each.options["radius"] == "unit":
-            each.options["radius"] = norm
-
-
-def _groups(assignments: list[Assignment], fresh: bool) -> list[dict[str, Any]]:
+def _groups(assignments: list[Assignment], preset: str) -> list[dict[str, Any]]:
     groups: dict[Any, dict[str, Any]] = {}
     for each in assignments:
         axes = each.layout.neuron_axes
         key = (each.role, axes, each.overrides, *sorted(each.options.items(), key=lambda x: x[0]))
-        common = {"preset": "balanced" if fresh else "finetune", "role": each.role}
+        common = {"preset": preset, "role": each.role}
         group = groups.setdefault(
             key, {"params": [], **common, "neuron_axes": axes, **each.options}
         )
@@ -280,28 +227,30 @@ def _groups(assignments: list[Assignment], fresh: bool) -> list[dict[str, Any]]:
 
 def _notes(
     batch: Any,
-    fresh: bool,
     turn: float,
     assignments: list[Assignment],
-    rows: Mapping[int, int],
+    network: Network,
     done: Initialization,
 ) -> tuple[str, ...]:
     """What the table cannot show: why these rates, and what became of the initial weights."""
-    longest = max([rows.get(id(each.parameter), 1) for each in assignments], default=1)
+    longest = max([layer.row for layer in network.layers.values()], default=1)
+    slowest = min([each.options["lr"] for each in assignments], default=turn)
     stand = f"{longest} layers stand in a row without a skip connection or a normalisation"
     if batch is None:
         rates = f"turn {turn:g} everywhere; a batch would show how many layers stand in a row"
-    elif rate_factor(longest) < 1:
-        rates = f"turn {turn:g}, times {rate_factor(longest):.3g} where {stand}"
+    elif slowest < turn:
+        rates = f"turn {turn:g}, less where layers stand in a row; up to {stand}"
     else:
         rates = f"turn {turn:g} everywhere; no more than {stand}"
     notes = [f"lr: {rates}"]
     if not any(each.role == "head" or len(each.names) > 1 for each in assignments):
         notes.append("head: none is known; name it with head=, or give a batch")
-    if not fresh:
+    if not network.fresh:
         return (*notes, "initial weights: kept to the bit")
+    if not network.gains:
+        notes.append("norms: free, since no normalisation has gains to learn sizes")
     if batch is None:
-        projected = "projected; with a batch, plain chains of layers would be drawn anew"
+        projected = "projected; with a batch, long plain chains of layers would be drawn anew"
         return (*notes, f"initial weights: {projected}")
     left: dict[str, list[str]] = {}
     for each in done:

@@ -107,21 +107,24 @@ def initialize_layers_(
     model: nn.Module,
     layers: Mapping[str, TracedLayer],
     *,
+    longer_than: int = 1,
     generator: torch.Generator | None = None,
 ) -> Initialization:
-    """As `initialize_`, of a model that was traced before."""
+    """As `initialize_`, of a model that was traced before, and of its longer chains alone."""
     owners = _owners(unwrap(model))
     unfit = {name: _why_unfit(layer, owners.get(name)) for name, layer in layers.items()}
     apart = {name: _why_apart(layer, layers, owners, unfit) for name, layer in layers.items()}
     report: dict[str, Initialized] = {}
     for chain in _chains(layers, apart):
         branch = "skip" in layers[chain[-1]].ends
-        if len(chain) > 1 and not branch:
+        if len(chain) > longer_than and not branch:
             with torch.no_grad():
                 report |= _initialize_chain_(chain, layers, owners, generator)
             continue
         for name in chain:
             why = unfit[name] or ("in a residual branch" if branch else apart[name])
+            if not branch and len(chain) > 1:
+                why = f"in a chain of {len(chain)}, which is not long"
             report[name] = Initialized(name, "left", why=why)
     return Initialization(report[name] for name in layers)
 

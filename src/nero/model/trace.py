@@ -51,6 +51,7 @@ class TracedLayer:
         between: the operators on the way from there that are not elementwise, such as views.
         function: the elementwise ones together, as a function of one number; None where they
             take several signals of different layers, or a tensor beside the signal.
+        raw: whether it takes the batch itself: nothing but views and elementwise operators before.
         ends: where its output goes: names of layers, "normalisation", "skip", "output".
     """
 
@@ -60,6 +61,7 @@ class TracedLayer:
     before: tuple[str, ...] = ()
     between: tuple[str, ...] = ()
     function: Function | None = None
+    raw: bool = False
     ends: set[str] = field(default_factory=set)
 
 
@@ -108,11 +110,13 @@ class _Follower(TorchDispatchMode):
         self._weights: dict[int, tuple[Tensor, str]] = {id(p): (p, name) for name, p in parameters}
         self._signals: dict[int, tuple[Tensor, _Signal]] = {}
         self._origins = 0
+        self._of_batch = 0
 
     def start(self, batch: Any) -> None:
         for x in _tensors(batch):
             if x.is_floating_point():
                 self._signals[id(x)] = x, _Signal(self._origin())
+                self._of_batch |= self._signals[id(x)][1].origins
 
     def finish(self, outputs: Any) -> None:
         for x in _tensors(outputs):
@@ -175,6 +179,7 @@ class _Follower(TorchDispatchMode):
         layer.uses += 1
         layer.before = tuple(each for each in self.layers if each in signal.layers)
         layer.between, layer.function = signal.between, signal.function
+        layer.raw = not signal.layers and not signal.origins & ~self._of_batch
         self._end(signal, name)
         depth = signal.depth + 1
         return _Signal(signal.origins, frozenset([name]), depth)

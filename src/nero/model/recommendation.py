@@ -1,0 +1,132 @@
+"""What the recommended optimiser gives each parameter: by its role, and by where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from nero.model.assignment import Assignment, Options
+from nero.model.depth import rate_factor
+from nero.model.param_groups import BALANCED, PRESETS
+from nero.model.trace import TracedLayer
+
+
+class Role(NamedTuple):
+    """What the parameters of one role are given.
+
+    Attributes:
+        options: of their group, beside or instead of the preset's constraint.
+        rate: their learning rate, in multiples of the network's.
+    """
+
+    options: Options
+    rate: float = 1.0
+
+
+# The recommendation: the one place that says it. Constraints that are not given here are those of
+# the presets "balanced" and "finetune" (nero.model.param_groups).
+FRESH: Mapping[str, Role] = {
+    "weight": Role({"orthogonal": True}),
+    "embedding": Role({}),
+    "head": Role({}),
+    "gain": Role({}),
+    "bias": Role({}),
+}
+TRAINED: Mapping[str, Role] = FRESH
+# Of weights and embeddings where no normalisation has gains to learn sizes: these learn them.
+WITHOUT_GAINS: Options = {"center": True, "radius": None}
+# Of a linear layer on the batch itself: the mean of a few inputs is not to be missed.
+ON_THE_BATCH: Options = {"center": False}
+
+MAX_TURN = 1.0
+MOMENTUM = 0.9
+# turn where none is given: with momentum, and without. Momentum lengthens steps.
+TURN = {True: 0.03, False: 0.06}
+# Chains of more layers than this are drawn anew; shorter ones train as well without.
+LONG = 16
+
+
+class Network(NamedTuple):
+    """What is known of a model beside its parameters.
+
+    Attributes:
+        fresh: whether its weights are to be trained from the start.
+        layers: the traced layer of each parameter, by identity.
+        gains: whether sizes are learned by normalisations with gains, or by none at all.
+    """
+
+    fresh: bool
+    layers: Mapping[int, TracedLayer]
+    gains: bool
+
+    @property
+    def preset(self) -> str:
+        """The preset of the groups."""
+        return "balanced" if self.fresh else "finetune"
+
+
+def has_gains(model: nn.Module) -> bool:
+    """Whether a model has a normalisation with gains, or none without."""
+    kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    found = [module.weight is not None for module in model.modules() if isinstance(module, kinds)]
+    return any(found) or not found
+
+
+def options_for(
+    each: Assignment, network: Network, of_weights: Options, overrides: Mapping[str, Options]
+) -> dict[str, Any]:
+    """The options of a parameter's group but for its rate.
+
+    Args:
+        each: with its constraint and what the overrides set.
+        network: its model.
+        of_weights: what the caller sets for hidden weights.
+        overrides: the caller's, by pattern of names; these win.
+    """
+    set_by_name = given(each, overrides)
+    decided = dict((FRESH if network.fresh else TRAINED)[each.role].options)
+    if network.fresh:
+        decided |= _by_place(each, network)
+    usual = PRESETS[network.preset].get(each.role)
+    if usual is None or any(
+        each.options[name] != usual[name] for name in usual.keys() - set_by_name.keys()
+    ):
+        # Single entries, and embeddings whose padding row would move, keep their constraint.
+        decided = {name: value for name, value in decided.items() if name not in each.options}
+    if each.role == "weight" and each.layout.fan_in > 1:
+        decided |= of_weights
+    if each.blocks != 1:
+        decided["blocks"] = each.blocks
+    return {**each.options, **decided, **set_by_name}
+
+
+def _by_place(each: Assignment, network: Network) -> Options:
+    if not network.gains and each.role in ("weight", "embedding"):
+        return WITHOUT_GAINS
+    layer = network.layers.get(id(each.parameter))
+    if layer is None or each.role not in ("weight", "head") or each.parameter.ndim != 2:
+        return {}
+    itself = each.names[0].rpartition(".")[2] == layer.name.rpartition(".")[2] == "weight"
+    return ON_THE_BATCH if layer.raw and itself else {}
+
+
+def given(each: Assignment, overrides: Mapping[str, Options]) -> dict[str, Any]:
+    """What overrides set for a parameter, but for what is part of the assignment by now."""
+    found = {name: value for key in each.overrides for name, value in overrides[key].items()}
+    return {name: value for name, value in found.items() if name in each.options}
+
+
+def rate_for(each: Assignment, network: Network, turn: float, *, drawn: bool) -> float:
+    """The learning rate of a parameter; `drawn`: whether its layer was drawn anew."""
+    layer = network.layers.get(id(each.parameter))
+    role = (FRESH if network.fresh else TRAINED)[each.role]
+    return turn * role.rate * rate_factor(1 if layer is None else layer.row, isometric=drawn)
+
+
+def held_norm(each: Assignment, norm: float) -> Options:
+    """The radius of a layer that was drawn with neurons of this norm."""
+    held = each.options["radius"] == BALANCED["radius"] and norm > 1 + 1e-9
+    return {"radius": norm} if held else {}
