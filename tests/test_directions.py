@@ -6,7 +6,7 @@ from torch import Tensor
 
 import minimax
 from nero import NeuronLayout
-from nero.directions import COEFFICIENTS, directions, from_layers, layers, polar_
+from nero.directions import COEFFICIENTS, directions, from_layers, layers, polar
 
 # How far a singular value may be from 1: the module's text says it.
 ACCURACY = {torch.float64: 0.029, torch.float32: 0.029, torch.bfloat16: 0.036}
@@ -75,7 +75,7 @@ def test_the_derivation_is_minimax(lower: float) -> None:
 def test_singular_values_come_to_one(shape: tuple[int, int], dtype: torch.dtype) -> None:
     for seed, (name, singular) in enumerate(spectra(min(shape)).items()):
         d, _ = matrix(*shape, singular, seed)
-        u = polar_((d / d.norm()).to(dtype)[None])[0].double()
+        u = polar((d / d.norm()).to(dtype)[None])[0].double()
         off = (torch.linalg.svdvals(u) - 1).abs().max()
         assert off < ACCURACY[dtype], name
 

@@ -102,6 +102,19 @@ def test_directions_hold_two_stacks_besides_their_own(
     assert peak <= 3 * d.numel() * 4 + 8 * per_row + 1024
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("shape", [(512, 512), (1024, 256), (64, 576)], ids=str)
+def test_a_step_by_directions_holds_no_more(shape: tuple[int, int], momentum: float):
+    """Than a stack and two more; of these all four are one."""
+    params = weights_like(*[shape] * 4)
+    for p in params:
+        p.grad = torch.randn(shape)
+    optimizer = Nero(params, orthogonal=True, momentum=momentum)
+    optimizer.step()
+    per_row = 4 * 4 * shape[0]
+    assert peak_bytes(optimizer.step) <= 3 * 4 * params[0].nbytes + 8 * per_row + 4096
+
+
 READS = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select"}
 
 

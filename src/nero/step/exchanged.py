@@ -126,9 +126,9 @@ def _exchange(layers: list[_Layer]) -> Pairs:
     shards = from_owners(wholes, local(layers[0].p), sharings, owner)
     found: Pairs = []
     for layer, u in zip(layers, shards, strict=True):
-        u = like(u, local(layer.p))
-        remember(layer.m, layer.g, u, layer.group)
-        found.append((layer.p, u))
+        if layer.m is not None:
+            remember(layer.m, layer.g, ~u.isnan(), layer.group)
+        found.append((layer.p, like(u, local(layer.p))))
     return found
 
 

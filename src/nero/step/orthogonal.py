@@ -17,6 +17,7 @@ from nero.distributed.local import Pairs
 from nero.geometry import split_view, working_dtype
 from nero.groups import layout_of
 from nero.neurons import NeuronLayout
+from nero.rule import keep_
 from nero.state import constraints
 
 # Entries of the matrices that are multiplied together. Large ones keep a processor busy alone.
@@ -76,9 +77,13 @@ def directed(
     ahead = [look_ahead(g, m, group) for (_, g), m in zip(pairs, averages, strict=True)]
     found: Pairs = []
     directions = solve(ahead, layouts, group, pairs[0][0].dtype)
-    for (p, g), m, u in zip(pairs, averages, directions, strict=True):
+    for (p, g), m, u, layout in zip(pairs, averages, directions, layouts, strict=True):
+        if m is not None:
+            first = split_view(u, layout)  # entries, which say it of their neurons
+            for axis in layout.fan_in_axes:
+                first = first.narrow(axis, 0, 1)
+            remember(split_view(m, layout), split_view(g, layout), ~first.isnan(), group)
         found.append((p, like(u, p)))
-        remember(m, g, found[-1][1], group)
     return found
 
 
@@ -96,20 +101,23 @@ def look_ahead(g: Tensor, m: Tensor | None, group: Mapping[str, Any]) -> Tensor:
     return g if m is None else m.lerp(g.to(m.dtype), 1 - group["momentum"] ** 2)
 
 
-def remember(m: Tensor | None, g: Tensor, u: Tensor, group: Mapping[str, Any]) -> None:
+def remember(m: Tensor, g: Tensor, finite: Tensor, group: Mapping[str, Any]) -> None:
     """Take a gradient into its running average, but for neurons for which it is not finite.
 
     Args:
-        m: the average, or a shard of it; None without momentum.
+        m: the average, or a shard of it.
         g: the gradient.
-        u: the directions, NaN for those neurons.
+        finite: where it is, of shapes that broadcast.
         group: of their parameter.
     """
-    if m is None:
+    momentum = group["momentum"]
+    if group["nonfinite"] == "propagate":
+        m.lerp_(g.to(m.dtype), 1 - momentum)
         return
-    g = g.to(m.dtype)
-    seen = g if group["nonfinite"] == "propagate" else torch.where(u.isnan(), m, g)
-    m.lerp_(seen, 1 - group["momentum"])
+    # A fifth of the time that `torch.where` with a mask that broadcasts takes on CPU.
+    seen = keep_(g.to(m.dtype, copy=True), finite)
+    decay = torch.full((), momentum, dtype=m.dtype, device=m.device)
+    m.mul_(torch.where(finite, decay, 1)).add_(seen, alpha=1 - momentum)
 
 
 def solve(
@@ -130,10 +138,10 @@ def solve(
         Directions of the same shapes.
     """
     shapes = [x.shape for x in found]
-    matrices: list[Tensor] = []
-    for x, layout in zip(found, layouts, strict=True):
-        x = split_view(x, layout).to(working_dtype(dtype))
-        matrices.append(layers(x, layout, group["blocks"]))
+    matrices = [
+        layers(split_view(x, layout).to(working_dtype(dtype)), layout, group["blocks"])
+        for x, layout in zip(found, layouts, strict=True)
+    ]
     found.clear()
     sizes = list(map(len, matrices))
     d = stack(matrices)
