@@ -145,6 +145,8 @@ def options() -> Iterator[tuple[str, Figures]]:
         "momentum 0.2": {"momentum": 0.2, "radius": "initial"},
         "maximize": {"maximize": True},
         "beta 0": {"beta": 0.0},
+        "capped": {"max_turn": 0.7},
+        "capped, momentum": {"max_turn": 0.2, "momentum": 0.9, "radius": "initial"},
         "capturable": {**tensor_lr, "momentum": 0.5},
         "raise": {"nonfinite": "raise"},
         "schedule": {"schedule": SCHEDULES["with steps of 0"]},
@@ -223,11 +225,11 @@ def edges() -> Iterator[tuple[str, Figures]]:
 
     for path, limit in BOTH_PATHS.items():
         cuda_plan.ONE_PASS = limit
-        for name in ("both", "centred initial"):
+        for name, cap in (("both", None), ("centred initial", None), ("both", 1.0)):
             for nonfinite in ("skip", "propagate"):
                 weights = normal((10, 7), (6,))
                 weights[0][7], weights[0][8] = 0.5, 0.0  # constant; zero
-                case = {**CONSTRAINTS[name], "nonfinite": nonfinite, "lr": 0.05}
+                case = {**CONSTRAINTS[name], "nonfinite": nonfinite, "lr": 0.05, "max_turn": cap}
                 pair = Pair(weights, **case)
                 before = [w.clone() for w in pair.weights(0)]
                 for t in range(3):
@@ -239,7 +241,7 @@ def edges() -> Iterator[tuple[str, Figures]]:
                 figures["kept"] = bool(
                     matrix[still].equal(before[0][still]) and bias[0] == before[1][0]
                 )
-                yield f"{name}, {nonfinite}, {path}", figures
+                yield f"{name}, {nonfinite}, {path}, cap {cap}", figures
 
 
 def still() -> Iterator[tuple[str, Figures]]:

@@ -37,6 +37,10 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
         f"kind {cuda_plan.LAST_ROW}, momentum",
         {"kinds": 1 << cuda_plan.LAST_ROW, "momentum": 0.9},
     )
+    # Those whose registers are the fullest.
+    for kind in (cuda_plan.ENTRIES, cuda_plan.FIRST_ROW, 6, cuda_plan.LAST_ROW):
+        yield f"kind {kind}, capped", {"kinds": 1 << kind, "max_turn": 1.0}
+    yield "capped, momentum", {"max_turn": 1.0, "momentum": 0.9, "radius": "initial"}
     yield "bfloat16", {"w": torch.bfloat16, "g": torch.bfloat16}
     yield "float16", {"w": torch.float16, "g": torch.float16, "momentum": 0.9}
     yield "mixed", {"g": torch.bfloat16, "radius": "initial", "nonfinite": "propagate"}

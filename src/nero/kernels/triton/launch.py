@@ -71,8 +71,6 @@ def fits(step: TensorStep, hyper: Hyper) -> str | None:
             return f"{name} is {x.dtype}"
         if x.device != device and not (name == "its step count" and x.device.type == "cpu"):
             return f"{name} is on {x.device}, not on {device}"
-    if hyper.max_turn is not None:
-        return "the kernel has no cap on the turn (max_turn)"
     if is_stochastic(hyper.rounding, step.w.dtype):
         return 'the Triton kernel does not round as rounding="stochastic" asks'
     if isinstance(hyper.lr, Tensor) and hyper.lr.device not in (device, torch.device("cpu")):
@@ -137,6 +135,7 @@ def kernel_options(
         "CENTER": hyper.center,
         "RADIUS": radius,
         "MOMENTUM": hyper.momentum > 0,
+        "CAP": hyper.max_turn is not None,
         "PROPAGATE": hyper.nonfinite == "propagate",
         "LR_TENSOR": lr_tensor,
         "KINDS": kinds,
@@ -154,6 +153,7 @@ def _addresses(
         "log_beta": _log(hyper.beta),
         "momentum": hyper.momentum,
         "log_momentum": _log(hyper.momentum),
+        "least_rms": 0.0 if hyper.max_turn is None else 1 / hyper.max_turn,
         "sign": -1.0 if hyper.maximize else 1.0,
         "radius": hyper.radius if isinstance(hyper.radius, (int, float)) else 1.0,
     }

@@ -43,7 +43,7 @@ ADDRESSES = ("w", "g", "m", "rms", "radius", "scale", "step", "t")
 # Float64 numbers in front of the addresses.
 NUMBERS = (
     *("lr", "sign", "radius", "root_beta", "root_rest", "log_beta"),
-    *("momentum", "log_momentum"),
+    *("momentum", "log_momentum", "least_rms"),
 )
 
 

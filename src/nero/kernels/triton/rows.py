@@ -66,6 +66,7 @@ def nero_kernel(
     CENTER: tl.constexpr,
     RADIUS: tl.constexpr,  # None, "number" or "initial"
     MOMENTUM: tl.constexpr,
+    CAP: tl.constexpr,
     PROPAGATE: tl.constexpr,
     LR_TENSOR: tl.constexpr,
     KINDS: tl.constexpr,  # bit k: some tensor has tiles of kind k; the others are not compiled
@@ -86,7 +87,7 @@ def nero_kernel(
         if kind == _ENTRIES:
             _one_pass(
                 table, shape, entry, tile, finite, step,
-                W, G, False, None, MOMENTUM, PROPAGATE, False,
+                W, G, False, None, MOMENTUM, CAP, PROPAGATE, False,
                 _TILE, 1, 1, True,
             )
     for k in tl.static_range(_FIRST_ROW, _LAST_ROW + 1):
@@ -94,28 +95,28 @@ def nero_kernel(
             if kind == k:
                 _one_pass(
                     table, shape, entry, tile, finite, step,
-                    W, G, CENTER, RADIUS, MOMENTUM, PROPAGATE, PROJECT,
+                    W, G, CENTER, RADIUS, MOMENTUM, CAP, PROPAGATE, PROJECT,
                     max(1, _TILE >> k), _ONE << k, 1, True,
                 )
     if (_ONE << _LONG_ROW) & KINDS:
         if kind == _LONG_ROW:
             _two_pass(
                 table, shape, entry, tile, finite, step,
-                W, G, CENTER, RADIUS, MOMENTUM, PROPAGATE, PROJECT,
+                W, G, CENTER, RADIUS, MOMENTUM, CAP, PROPAGATE, PROJECT,
                 1, _CHUNK, 1, True,
             )
     if (_ONE << _SHORT_STRIDED) & KINDS:
         if kind == _SHORT_STRIDED:
             _one_pass(
                 table, shape, entry, tile, finite, step,
-                W, G, CENTER, RADIUS, MOMENTUM, PROPAGATE, PROJECT,
+                W, G, CENTER, RADIUS, MOMENTUM, CAP, PROPAGATE, PROJECT,
                 _TILE // _STRIDED_COLUMNS, _STRIDED_COLUMNS, 0, False,
             )
     if (_ONE << _LONG_STRIDED) & KINDS:
         if kind == _LONG_STRIDED:
             _two_pass(
                 table, shape, entry, tile, finite, step,
-                W, G, CENTER, RADIUS, MOMENTUM, PROPAGATE, PROJECT,
+                W, G, CENTER, RADIUS, MOMENTUM, CAP, PROPAGATE, PROJECT,
                 _NEIGHBOURS, _CHUNK // _NEIGHBOURS, 0, False,
             )
     # fmt: on
@@ -134,6 +135,7 @@ def _one_pass(
     CENTER: tl.constexpr,
     RADIUS: tl.constexpr,
     MOMENTUM: tl.constexpr,
+    CAP: tl.constexpr,
     PROPAGATE: tl.constexpr,
     PROJECT: tl.constexpr,
     ROWS: tl.constexpr,  # neurons in the tile
@@ -163,7 +165,7 @@ def _one_pass(
         tl.store(m_at, m, mask=mask & tl.expand_dims(seen | PROPAGATE, FAN))
         unit, peak, g_norm = unit_and_norm(m, FAN)
     turns, per_g, radius, projected = turn(
-        table, shape, entry, rows, here, seen, g_norm, step, RADIUS, MOMENTUM, PROPAGATE
+        table, shape, entry, rows, here, seen, g_norm, step, RADIUS, MOMENTUM, CAP, PROPAGATE
     )
     if LATE:
         w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
@@ -209,6 +211,7 @@ def _two_pass(
     CENTER: tl.constexpr,
     RADIUS: tl.constexpr,
     MOMENTUM: tl.constexpr,
+    CAP: tl.constexpr,
     PROPAGATE: tl.constexpr,
     PROJECT: tl.constexpr,
     ROWS: tl.constexpr,
@@ -249,7 +252,7 @@ def _two_pass(
     seen = tl.abs(root(tl.sum(gg, FAN)) if MOMENTUM else norm) < float("inf")
     tl.store(finite + rows, seen, mask=here)
     turns, per_g, radius, projected = turn(
-        table, shape, entry, rows, here, seen, norm, step, RADIUS, MOMENTUM, PROPAGATE
+        table, shape, entry, rows, here, seen, norm, step, RADIUS, MOMENTUM, CAP, PROPAGATE
     )
     mean = tl.zeros_like(per_g)
     scale = tl.zeros_like(per_g) + 1

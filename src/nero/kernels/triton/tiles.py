@@ -25,6 +25,7 @@ _ROOT_REST = tl.constexpr(plan.NUMBERS.index("root_rest"))
 _LOG_BETA = tl.constexpr(plan.NUMBERS.index("log_beta"))
 _MOMENTUM = tl.constexpr(plan.NUMBERS.index("momentum"))
 _LOG_MOMENTUM = tl.constexpr(plan.NUMBERS.index("log_momentum"))
+_LEAST_RMS = tl.constexpr(plan.NUMBERS.index("least_rms"))
 _RADIUS = tl.constexpr(plan.NUMBERS.index("radius"))
 
 
@@ -40,6 +41,7 @@ def turn(
     step,  # the learning rate with its sign, float64
     RADIUS: tl.constexpr,
     MOMENTUM: tl.constexpr,
+    CAP: tl.constexpr,
     PROPAGATE: tl.constexpr,
 ):
     """Update `rms`; return which neurons turn, by how much for each unit of g, and their radius.
@@ -75,6 +77,9 @@ def turn(
 
     step *= r
     turns = here & (seen | PROPAGATE) & (g_norm != 0) & (rms != 0) & (step != 0)
+    if CAP:  # in float32, which leaves registers enough
+        least = tl.sqrt(debias) * number(table + _LEAST_RMS)
+        rms = tl.maximum(rms, g_norm * least.to(tl.float32))
     rms_hat = rms.to(tl.float64) / tl.sqrt(debias)
     per_g = tl.where(turns, step / tl.where(turns, rms_hat * debias_m, 1.0), 0.0)
     return turns, per_g, radius, projected
