@@ -6,9 +6,10 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <memory>
+#include <mutex>
 #include <new>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -144,14 +145,40 @@ Work start(const Tensor& tensor, const Group& group, Corrections& now) {
   return work;
 }
 
+// Starts up to `count` threads, and returns those that could be made: memory or a limit may be short.
+template <class Function>
+std::vector<std::thread> start_threads(int count, Function function) {
+  std::vector<std::thread> made;
+  try {
+    made.reserve(count);
+    while ((int)made.size() < count) made.emplace_back(function);
+  } catch (const std::exception&) {
+  }
+  return made;
+}
+
+// Whether OpenMP can make its team: where it cannot, it ends the process. So as many threads are made
+// and left before the first team of that size; a team stays with the thread that called for it.
+bool can_make_team(int threads) {
+  thread_local int most = 1;
+  if (threads <= most) return true;
+  std::mutex gate;  // until it opens all of them are there
+  gate.lock();
+  auto made = start_threads(threads - 1, [&gate] { std::lock_guard<std::mutex> passed(gate); });
+  gate.unlock();
+  const bool all = (int)made.size() == threads - 1;
+  for (auto& thread : made) thread.join();
+  if (all) most = threads;
+  return all;
+}
+
 void spread(Job& job, int threads, GompParallel gomp_parallel) {
   if (threads <= 1) return;  // the calling thread does all, later
-  if (gomp_parallel) return gomp_parallel(run, &job, threads, 0);
-  std::vector<std::thread> others;
-  try {
-    for (int i = 1; i < threads; ++i) others.emplace_back(run, &job);
-  } catch (const std::system_error&) {  // no more threads: those that there are do all
+  if (gomp_parallel) {
+    if (can_make_team(threads)) gomp_parallel(run, &job, threads, 0);
+    return;
   }
+  auto others = start_threads(threads - 1, [&job] { run(&job); });
   run(&job);
   for (auto& thread : others) thread.join();
 }
