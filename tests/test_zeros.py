@@ -190,4 +190,8 @@ def test_centring_what_is_mostly_zeros_is_named():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Nero(layer.parameters(), center=False)
+        balance_(layer, overrides={"weight": {"center": False}})
     assert torch.equal(layer.weight[:, 2:], torch.zeros(4, 6))
+    with pytest.warns(UserWarning, match=r"more than half .*center.*: weight$") as found:
+        balance_(layer)
+    assert found[0].filename == __file__

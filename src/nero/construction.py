@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nero.distributed.shards import as_dtensor, distribute, full, is_dtensor, local
-from nero.geometry import TINY, neuron_mean, neuron_norm, project_, starts_at_zero, working_dtype
-from nero.groups import index_of, layout_of
+from nero.distributed.shards import as_dtensor, distribute, full, is_dtensor
+from nero.geometry import (
+    TINY,
+    mostly_zeros,
+    neuron_mean,
+    neuron_norm,
+    project_,
+    starts_at_zero,
+    working_dtype,
+)
+from nero.groups import index_of, layout_of, parameter_name
 from nero.neurons import NeuronLayout
 from nero.rounding import parameter_seed
 from nero.state import constraints
@@ -22,6 +31,15 @@ ENTRY_SCALE = (TINY, 0.01)
 NEURON_SCALE = (0.1, 1.0)
 # What stands for the size of gains that start at zero but under preset "paper": that of most gains.
 GAIN_SCALE = 1.0
+
+FROM_ZERO = (
+    "the weights start at (nearly) zero. They grow from there, each neuron by about lr a step, and "
+    "are held to no norm. If they are yet to be loaded, build the optimizer after that"
+)
+FILLED = (
+    "more than half of the weights are exactly 0, and centring fills them. Where they are to stay, "
+    "as in a pruned layer, give its group center=False and mask its gradient"
+)
 
 
 def initial_state(p: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,12 +64,7 @@ def initial_state(p: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
 def centring_fills_zeros(p: Tensor, group: Mapping[str, Any]) -> bool:
     """Whether a tensor that the group would centre is mostly exact zeros, as after pruning."""
     center, _ = constraints(layout_of(p, group), group["center"], group["radius"])
-    if not center or p.is_meta or not p.numel():
-        return False
-    try:
-        return 0 < int(torch.count_nonzero(local(p.detach()))) < local(p).numel() / 2
-    except RuntimeError:  # of a mode without numbers
-        return False
+    return center and mostly_zeros(p)
 
 
 def grows_from_zero(p: Tensor, group: Mapping[str, Any]) -> bool:
@@ -89,6 +102,22 @@ def measured(p: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
     if not initial:
         return {"scale": scale}
     return {"scale": scale, "radius": own_radius(p, layout, scale, center=center)}
+
+
+def warn_of(
+    applies: Callable[[Tensor, dict[str, Any]], bool],
+    groups: list[dict[str, Any]],
+    what: str,
+) -> None:
+    """Name the trained parameters of these groups that something applies to."""
+    found = [
+        parameter_name(group, index)
+        for group in groups
+        for index, p in enumerate(group["params"])
+        if p.requires_grad and applies(p, group)
+    ]
+    if found:
+        warnings.warn(f"{', '.join(found)}: {what}", stacklevel=3)
 
 
 def project_parameter_(p: Tensor, group: Mapping[str, Any]) -> None:

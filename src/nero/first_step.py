@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nero.construction import initial_state, measured, own_radius
-from nero.distributed.shards import is_dtensor, local, shards_of
-from nero.groups import layout_of, parameter_name
+from nero.construction import initial_state, measured, missing_state
+from nero.distributed.shards import local
+from nero.groups import parameter_name
 from nero.kernels.facts import why_unreadable
 
 States = Mapping[Tensor, dict[str, Any]]
@@ -31,6 +31,7 @@ class FirstSteps:
     def __init__(self, groups: Iterable[Mapping[str, Any]] = (), states: States | None = None):
         self._waiting: dict[Tensor, dict[str, Tensor]] = {}
         self._shapes: set[torch.Size] = set()
+        self._turn = 0
         for group in groups:
             self._shapes |= {p.shape for p in group["params"]}
             self._wait_for_zeros(group, states or {})
@@ -53,8 +54,10 @@ class FirstSteps:
                 meta device when the model no longer is.
         """
         for group in groups:
-            if group["params"]:
-                self._look_at_one(group, states, position or 0)
+            if count := len(group["params"]):
+                # One of them in turn: reading the state of all would cost as much as a small step.
+                self._look_at(group, states, self._turn % count if position is None else position)
+        self._turn += 1
         if self._waiting:
             for group, p in _stepped(groups, position):
                 if p in self._waiting and p.grad is not None and not why_unreadable(local(p)):
@@ -67,8 +70,27 @@ class FirstSteps:
                 if p.grad is not None:
                     self._waiting.pop(p, None)
 
-    def _look_at_one(self, group: dict[str, Any], states: States, position: int) -> None:
-        """Look at one parameter for what happens to all at once."""
+    @torch.no_grad()
+    def before_compiling(
+        self,
+        indices: Iterable[int],
+        groups: list[dict[str, Any]],
+        states: dict[Tensor, dict[str, Any]],
+        position: int | None,
+    ) -> None:
+        """Complete the state of what a step that is being traced will step, and measure it again.
+
+        Which parameters will have a gradient is not known yet: all count as stepped.
+        """
+        for index, group in zip(indices, groups, strict=True):
+            for _, p in _stepped([group], position):
+                if p.requires_grad and not why_unreadable(local(p)):
+                    states[p].update(missing_state(p, states[p], group, index))
+                    if p in self._waiting:
+                        _measure_again(p, group, states[p], self._waiting.pop(p))
+
+    def _look_at(self, group: dict[str, Any], states: States, position: int) -> None:
+        """Look at one parameter for what happens to many at once."""
         p = group["params"][position]
         state = states.get(p)
         if p.is_meta and all(q.grad is None for q in group["params"]):
@@ -80,7 +102,7 @@ class FirstSteps:
         if not state:
             if p.grad is not None:
                 self._check_shapes(group, states)
-        elif not group["capturable"] and p not in self._waiting and _is_zero(state.get("step")):
+        elif p not in self._waiting and _is_zeroed(state):
             self._wait_for_zeros(group, states)
 
     def _check_shapes(self, group: dict[str, Any], states: States) -> None:
@@ -96,7 +118,7 @@ class FirstSteps:
     def _wait_for_zeros(self, group: Mapping[str, Any], states: States) -> None:
         """Wait for the first step of those that count none, of which no size is known to hold."""
         for p in group["params"]:
-            if _is_zero((states.get(p) or {}).get("step")):
+            if _is_zeroed(states.get(p) or {}):
                 self._waiting.setdefault(p, {})
 
 
@@ -107,27 +129,23 @@ def _stepped(groups: list[dict[str, Any]], position: int | None) -> Iterable[tup
             yield group, p
 
 
-def _is_zero(step: Any) -> bool:
-    if not isinstance(step, Tensor) or step.device.type != "cpu" or why_unreadable(step):
+def _is_zeroed(state: Mapping[str, Any]) -> bool:
+    """Whether state was never used, or zeroed: no step is counted, or `scale`, never 0, is.
+
+    What is on a device is not read, as that would wait for it.
+    """
+    return _is_zero(state.get("step")) or _is_zero(state.get("scale"))
+
+
+def _is_zero(x: Any) -> bool:
+    if not isinstance(x, Tensor) or x.device.type != "cpu" or why_unreadable(x):
         return False
-    return step.numel() == 1 and step.item() == 0
+    return x.numel() == 1 and x.item() == 0
 
 
 def _is_left_on_meta(p: Tensor, state: Mapping[str, Any]) -> bool:
     """Whether a parameter was materialised after its state was made."""
     return not p.is_meta and any(isinstance(x, Tensor) and x.is_meta for x in state.values())
-
-
-def _sizes_of_now(
-    p: Tensor, group: dict[str, Any], state: Mapping[str, Any], *, known: bool
-) -> dict[str, Tensor]:
-    if not (known and is_dtensor(p)):
-        return measured(p, group)
-    # A mean over all processes would communicate, and so would neurons that are sharded.
-    layout = layout_of(p, group)
-    if "radius" not in state or shards_of(p, layout).sharded:
-        return {}
-    return {"radius": own_radius(p, layout, state["scale"], center=group["center"])}
 
 
 def _measure_again(
@@ -137,7 +155,7 @@ def _measure_again(
         state.clear()
         state.update(initial_state(p, group))
         return
-    for name, now in _sizes_of_now(p, group, state, known=bool(before)).items():
+    for name, now in measured(p, group).items():
         known, was = state.get(name), before.get(name)
         if known is not None and known.shape == now.shape:
             moved = was is None or was.device != now.device

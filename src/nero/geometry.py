@@ -211,6 +211,16 @@ def starts_at_zero(w: Tensor, layout: NeuronLayout) -> bool:
         return False
 
 
+def mostly_zeros(w: Tensor) -> bool:
+    """Whether most weights are exactly zero but not all, as after pruning; reads them."""
+    if w.is_meta or not w.numel():
+        return False
+    try:
+        return 0 < int(torch.count_nonzero(local(w.detach()))) < local(w).numel() / 2
+    except RuntimeError:  # of a mode that has no numbers
+        return False
+
+
 def turning_angle(before: Tensor, after: Tensor, layout: NeuronLayout) -> Tensor:
     """The angle between each neuron's weights before and after, in radians.
 

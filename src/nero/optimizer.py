@@ -13,10 +13,13 @@ from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
 from nero.checkpoint import FittedState, fit_state_dict
 from nero.construction import (
+    FILLED,
+    FROM_ZERO,
     centring_fills_zeros,
     grows_from_zero,
     missing_state,
     project_parameter_,
+    warn_of,
 )
 from nero.distributed.counts import home_of, total_count
 from nero.first_step import FirstSteps, sizes_after_projection
@@ -35,15 +38,6 @@ from nero.neurons import normalize_axes
 from nero.step.compiled import compiled_step
 from nero.step.plan import plan_step
 from nero.step.route import check_fused, describe, warn_without_kernel
-
-FROM_ZERO = (
-    "the weights start at (nearly) zero. They grow from there, each neuron by about lr a step, and "
-    "are held to no norm. If they are yet to be loaded, build the optimizer after that"
-)
-FILLED = (
-    "more than half of the weights are exactly 0, and centring fills them. Where they are to stay, "
-    "as in a pruned layer, give its group center=False and mask its gradient"
-)
 
 
 class Nero(Optimizer):
@@ -117,10 +111,11 @@ class Nero(Optimizer):
 
     State of a parameter, in float32 whatever the parameter's dtype (float64 for float64):
     `step` (0-d), `rms` (the root of v, one entry per neuron, `NeuronLayout.neuron_shape`),
-    `scale` (0-d: mean absolute value of a bias or gain, mean neuron norm where it is free, at
-    construction, 0.01 where that is zero; otherwise 1), with `radius="initial"` also `radius`
-    (one per neuron), with momentum `exp_avg` (the parameter's shape) and with
-    `rounding="stochastic"` `seed` (0-d, int64).
+    `scale` (0-d: mean absolute value of a bias or gain, 0.01 where that is below 1e-3; mean neuron
+    norm where it is free, 1 where that is below 0.1; otherwise 1), with `radius="initial"` also
+    `radius` (one per neuron), with momentum `exp_avg` (the parameter's shape) and with
+    `rounding="stochastic"` `seed` (0-d, int64). `scale` and `radius` are measured at construction
+    and, where weights were loaded since, again at the parameter's first step.
 
     A neuron that cannot be projected is left where it is rather than turned into NaN or noise:
     where the fan-in is below 3 (below 2 with one of the two constraints), its tensor is treated
@@ -186,11 +181,11 @@ class Nero(Optimizer):
         # Every group is checked before any weight is touched, so a failure changes nothing.
         self._constructed = False
         super().__init__(params, defaults)
-        self._warn_of(centring_fills_zeros, self.param_groups, FILLED)
+        warn_of(centring_fills_zeros, self.param_groups, FILLED)
         for index in range(len(self.param_groups)):
             self._start_group(index)
         self._constructed = True
-        self._warn_of(grows_from_zero, self.param_groups, FROM_ZERO)
+        warn_of(grows_from_zero, self.param_groups, FROM_ZERO)
         warn_without_kernel(self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -223,9 +218,9 @@ class Nero(Optimizer):
                 del each["param_names"]
             raise
         if self._constructed:
-            self._warn_of(centring_fills_zeros, [group], FILLED)
+            warn_of(centring_fills_zeros, [group], FILLED)
             self._start_group(len(self.param_groups) - 1)
-            self._warn_of(grows_from_zero, [group], FROM_ZERO)
+            warn_of(grows_from_zero, [group], FROM_ZERO)
 
     @torch.no_grad()
     def _start_group(self, index: int) -> None:
@@ -238,22 +233,6 @@ class Nero(Optimizer):
             # There from the start, so that a compiled step is not compiled again for it.
             zero = torch.zeros((), dtype=torch.int64, device=p.device)
             self._skipped.setdefault(home_of(p), zero)
-
-    def _warn_of(
-        self,
-        applies: Callable[[Tensor, dict[str, Any]], bool],
-        groups: list[dict[str, Any]],
-        what: str,
-    ) -> None:
-        """Name the trained parameters of these groups that something applies to."""
-        found = [
-            parameter_name(group, index)
-            for group in groups
-            for index, p in enumerate(group["params"])
-            if p.requires_grad and applies(p, group)
-        ]
-        if found:
-            warnings.warn(f"{', '.join(found)}: {what}", stacklevel=3)
 
     @torch.no_grad()
     def project_(self) -> None:
@@ -332,6 +311,7 @@ class Nero(Optimizer):
         """Step these groups, or the one parameter at `position` of each."""
         groups = [self.param_groups[index] for index in indices]
         if torch.compiler.is_compiling():
+            self._before_compiling(list(indices), position)
             counts = compiled_step(indices, groups, self.state, position)
         else:
             self._first.before(groups, self.state, position)
@@ -339,6 +319,13 @@ class Nero(Optimizer):
             self._first.after(groups, position)
         for count, home in counts:
             self._skipped[home] = count + self._skipped.get(home, 0)
+
+    @torch.compiler.assume_constant_result
+    def _before_compiling(self, indices: list[int], position: int | None) -> bool:
+        """Called while a graph is traced, and so before it first runs."""
+        groups = [self.param_groups[index] for index in indices]
+        self._first.before_compiling(indices, groups, self.state, position)
+        return True
 
     @property
     def path(self) -> str:

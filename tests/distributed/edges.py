@@ -59,6 +59,28 @@ def neurons_that_cannot_be_projected() -> None:
     both.check(1e-6)
 
 
+def weights_that_are_loaded_later() -> None:
+    """Scales and radii are those of the weights at the first step, wherever they lie."""
+    options: list[dict[str, Any]] = [{"radius": None}, {"radius": "initial"}]
+    weights, placements, groups = [random(9, seed=0)], [(S0,)], [{}]
+    for group in options:
+        for where in WHOLE_AND_CUT:
+            weights.append(random(7, 9, seed=len(weights)))
+            placements.append(where)
+            groups.append({"neuron_axes": (0,), "center": False, **group})
+    both = pair(weights, mesh_of(4), placements, groups, lr=0.1)
+    scales = [both.spread.state[q]["scale"].clone() for _, q in both.params]
+    with torch.no_grad():
+        for i, ((p, q), where) in enumerate(zip(both.params, placements, strict=True)):
+            p.copy_(5 * random(*p.shape, seed=100 + i) + 0.5)
+            q.to_local().copy_(shard(p.detach(), both.mesh, where).to_local())
+    for t in range(3):
+        both.step([random(*w.shape, seed=10 * t + i) for i, w in enumerate(weights)])
+    both.check(1e-5)  # a few roundings more than of weights around 1
+    for (_, q), scale in zip(both.params, scales, strict=True):
+        assert both.spread.state[q]["scale"] > 2 * scale
+
+
 def non_finite(nonfinite: str, momentum: float) -> None:
     both = _three(lr=0.05, nonfinite=nonfinite, momentum=momentum)
     for t, value in enumerate([0.0, torch.nan, torch.inf, 0.0]):

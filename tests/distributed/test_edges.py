@@ -44,6 +44,7 @@ def test_a_neuron_is_finite_or_not_as_a_whole_and_counted_once(
         edges.paths,
         edges.geometry_of_dtensors,
         edges.stochastic_rounding,
+        edges.weights_that_are_loaded_later,
     ],
 )
 def test_in_every_process(four: Pool, function: object) -> None:

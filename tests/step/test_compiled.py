@@ -162,3 +162,81 @@ def test_fused_holds_in_a_compiled_step():
     with pytest.raises(RuntimeError, match=r"fused=True, but parameter 0 .* do not merge"):
         step()
     assert all(torch.equal(p, w) for p, w in zip(params, before, strict=True))
+
+
+def test_a_compiled_step_makes_state_where_there_is_none():
+    """Deleted in the middle of a run, or of a parameter that was frozen until then."""
+    params = weights_like((4, 5), (6, 5), (4,), (3, 2))
+    params[3].requires_grad_(False)
+    optimizer = nero.Nero(params, center=False, radius="initial", rounding="stochastic")
+    step = torch.compile(optimizer.step, backend="eager", fullgraph=True)
+    gradients(params[:3], 0)
+    step()
+    with torch.no_grad():
+        params[0].mul_(3)
+        params[2].mul_(30)
+    optimizer.state[params[0]] = {}
+    del optimizer.state[params[2]]
+    params[3].requires_grad_(True)
+    kept = [p.norm(dim=1) for p in params if p.ndim > 1]
+    size, before = params[2].abs().mean(), [p.detach().clone() for p in params]
+    for seed in range(2):
+        gradients(params, seed)
+        step()
+    assert [int(optimizer.state[p]["step"]) for p in params] == [2, 3, 2, 2]
+    torch.testing.assert_close([p.norm(dim=1) for p in params if p.ndim > 1], kept)
+    torch.testing.assert_close(optimizer.state[params[2]]["scale"], size)
+    assert not any(torch.equal(p, w) for p, w in zip(params, before, strict=True))
+
+
+def finetuned(start: dict[str, Tensor] | None, later: dict[str, Tensor] | None) -> nero.Nero:
+    """Over a network that gets these weights before or after the optimiser is built."""
+    model = network()
+    if start:
+        model.load_state_dict(start)
+    optimizer = nero.Nero(model.parameters(), center=False, radius="initial", lr=0.1)
+    if later:
+        model.load_state_dict(later)
+    return optimizer
+
+
+def test_weights_loaded_after_building_are_measured_when_a_step_is_compiled():
+    loaded = {name: 5 * x + 0.5 for name, x in network().state_dict().items()}
+    late, also_late, early = (
+        finetuned(None, loaded),
+        finetuned(None, loaded),
+        finetuned(loaded, None),
+    )
+    counter = CompileCounter()
+
+    @torch.compile(backend=counter, fullgraph=True)
+    def step(optimizer: nero.Nero) -> None:
+        optimizer.step()
+
+    for seed in range(3):
+        for optimizer in (late, also_late, early):
+            gradients(optimizer.param_groups[0]["params"], seed)
+        step(late), step(also_late), early.step()
+    assert counter.frame_count == 2, "one graph for each optimiser"
+    for optimizer in (late, also_late):
+        for state, expected in zip(optimizer.state.values(), early.state.values(), strict=True):
+            torch.testing.assert_close(state, expected)
+
+
+def test_weights_loaded_after_building_are_measured_when_a_training_step_is_compiled():
+    """Where no gradient is there yet when the step is traced."""
+    loaded = {name: 5 * x + 0.5 for name, x in network().state_dict().items()}
+    model, x = network(), torch.randn(8, 6)
+    optimizer = nero.Nero(model.parameters(), center=False, radius="initial")
+    model.load_state_dict(loaded)
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def step() -> None:
+        model(x).square().mean().backward()
+        optimizer.step()
+
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        step()
+    for name, p in model.named_parameters():
+        size = loaded[name].norm(dim=1, keepdim=True) if p.ndim > 1 else loaded[name].abs().mean()
+        torch.testing.assert_close(optimizer.state[p]["radius" if p.ndim > 1 else "scale"], size)

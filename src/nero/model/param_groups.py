@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from nero.geometry import project_, starts_at_zero
+from nero.geometry import mostly_zeros, project_, starts_at_zero
 from nero.model.assignment import Assignment, Options, assign
 from nero.model.heads import Named
 from nero.model.registry.rows import PER_ENTRY_ROLES
@@ -164,6 +164,16 @@ def balance_(
         batch=batch,
         unknown=unknown,
     )
+    _warn(
+        "more than half of these weights are exactly 0, and centring fills them (where they are to "
+        'stay, overrides={name: {"center": False}})',
+        [
+            each
+            for each in assignments
+            if each.options["center"] and each.layout.fan_in > 1 and mostly_zeros(each.parameter)
+        ],
+        stacklevel=3,
+    )
     for each in assignments:
         # A neuron that keeps its initial norm is centred at the most.
         radius: Any = each.options["radius"]
@@ -257,8 +267,8 @@ def _would_move_padding(preset: str, each: Assignment) -> bool:
     return any(bool(p[row].any()) for row in each.padding)
 
 
-def _warn(what: str, found: list[Assignment]) -> None:
+def _warn(what: str, found: list[Assignment], stacklevel: int = 4) -> None:
+    """Warn at the caller of the public function, which plan() is called by."""
     if found:
         names = ", ".join(each.names[0] for each in found)
-        # From the public function that called plan() to its own caller.
-        warnings.warn(f"{what}: {names}", stacklevel=4)
+        warnings.warn(f"{what}: {names}", stacklevel=stacklevel)
