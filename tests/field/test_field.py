@@ -1,7 +1,7 @@
 """Nero in the hands of other libraries, each tried at least once; see docs/evidence/reliability.md.
 
 None of them is needed for anything else, and what is not installed is skipped. To have all:
-`pip install accelerate peft timm lightning`, then `pytest tests/field`.
+`pip install accelerate peft timm lightning transformers`, then `pytest tests/field`.
 """
 
 import copy
@@ -28,9 +28,10 @@ RANKS = Path(__file__).with_name("ranks.py")
 def test_two_processes(case: str, library: str, tmp_path: Path) -> None:
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
-    # accelerate asks for an address, also where the process group is there already.
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "WORLD_SIZE": "2"}
-    environment = {**os.environ, **address, "PYTHONPATH": os.pathsep.join(sys.path)}
+    # accelerate asks for an address, also where the process group is there already and no port is
+    # opened. Without a number of threads it counts cores, which some machines do not report.
+    asked = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **asked, "PYTHONPATH": os.pathsep.join(sys.path)}
     processes = [
         subprocess.Popen(
             [sys.executable, str(RANKS), case, str(rank), str(tmp_path / "store")],
@@ -41,7 +42,11 @@ def test_two_processes(case: str, library: str, tmp_path: Path) -> None:
         )
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=240)[0] for process in processes]
+    try:
+        said = [process.communicate()[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)[-4000:]
 
 

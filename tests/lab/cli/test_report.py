@@ -149,7 +149,8 @@ def test_in_a_browser_it_renders_hides_a_curve_and_leads_to_records(folder: Path
 
         target = _click_a_point(page)
         record = page.locator(f"[id='{target}']")
-        assert record.evaluate("node => node.open") is True
+        # The page hears of a new address after it has one.
+        page.wait_for_function("id => document.getElementById(id).open", arg=target)
         assert record.locator("pre").is_visible()
         assert '"task": "deep-mlp"' in record.locator("pre").inner_text()
 
