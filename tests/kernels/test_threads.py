@@ -21,6 +21,8 @@ from kernels.test_threads import digest_of_two_steps
 from nero.kernels.cpu import library
 
 openmp = library.openmp_parallel()
+torch.set_num_threads(1)
+digest_of_two_steps()  # so that what is imported late has been, and no thread been started
 torch.set_num_threads(4)
 pages = int(open("/proc/self/statm").read().split()[0])
 stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
