@@ -14,6 +14,8 @@ import nero
 from nero_lab.bench.workloads import Workload
 
 NERO, RULE, ADAMW, FLOOR = "nero", "nero-single", "adamw", "add_"
+# These two step the matrices of hidden layers alone.
+ORTHOGONAL, MUON = "nero-orthogonal", "muon-alone"
 
 
 class Stepper(Protocol):
@@ -67,12 +69,28 @@ def _nero_conv1d(parameters: list[Parameter], work: Workload) -> list[Any]:
     return [nero.Nero(groups)]
 
 
+def _nero_orthogonal(parameters: list[Parameter], work: Workload) -> list[Any]:
+    matrices, _ = _split(parameters, work.hidden)
+    return [nero.Nero(matrices, orthogonal=True, momentum=0.95)]
+
+
+def _muon_alone(parameters: list[Parameter], work: Workload) -> list[Any]:
+    matrices, _ = _split(parameters, work.hidden)
+    return [torch.optim.Muon(map(_as_matrix, matrices))]
+
+
 def _muon(parameters: list[Parameter], work: Workload) -> list[Any]:
-    if not work.hidden:
-        raise Skipped("it takes matrices of hidden layers, of which there are none")
-    matrices, others = _split(parameters, work.hidden)
+    _, others = _split(parameters, work.hidden)
     rest = [torch.optim.AdamW(others, fused=True)] if others else []
-    return [torch.optim.Muon(matrices), *rest]
+    return [*_muon_alone(parameters, work), *rest]
+
+
+def _as_matrix(p: Parameter) -> Parameter:
+    """A filter bank as Muon takes it: the same memory, a filter a row."""
+    assert p.grad is not None
+    matrix = Parameter(p.detach().view(len(p), -1))
+    matrix.grad = p.grad.view(len(p), -1)
+    return matrix
 
 
 def _split(parameters: list[Parameter], chosen: Sequence[int]) -> tuple[list[Any], list[Any]]:
@@ -112,6 +130,8 @@ _CONTESTANTS = (
     Contestant("adamw-8bit", "AdamW 8-bit (torchao, compiled)", _adamw_8bit, compiled=True),
     Contestant("sgd", "SGD fused", lambda p, _: [torch.optim.SGD(p, lr=1e-4, fused=True)]),
     Contestant("muon", "Muon, and AdamW fused for the rest", _muon),
+    Contestant(MUON, "Muon, hidden matrices alone", _muon_alone),
+    Contestant(ORTHOGONAL, "Nero, orthogonal, hidden matrices alone", _nero_orthogonal),
     Contestant("adafactor", "Adafactor", lambda p, _: [torch.optim.Adafactor(p)]),
     Contestant("lamb", "LAMB (pytorch-optimizer)", _pytorch_optimizer("Lamb")),
     Contestant("nero-peer", "Nero (pytorch-optimizer)", _pytorch_optimizer("Nero")),

@@ -24,8 +24,8 @@ Tick = Callable[[str], None]
 """called with what is about to be done"""
 
 # Weights and states of all contestants, in multiples of one set of weights: AdamW's two states
-# twice over, LAMB's two, Muon's, and what a step holds at its peak.
-STATES = 10
+# twice over, LAMB's two, Muon's twice and Nero's average, and what a step holds at its peak.
+STATES = 12
 USABLE = 0.6
 """the part of the free memory that a workload may take"""
 SLOW = 2.0

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
-from nero_lab.bench.contestants import ADAMW, FLOOR, NERO, RULE
+from nero_lab.bench.contestants import ADAMW, FLOOR, MUON, NERO, ORTHOGONAL, RULE
 from nero_lab.bench.results import Report, Table
 
 MEBIBYTE = 2**20
@@ -41,6 +41,10 @@ def _time(workload: str, dtype: str, to: str, label: str, limit: float) -> Targe
     return Target(workload, dtype, f"time, Nero / {label}", limit, False, measure)
 
 
+def _orthogonal(table: Table) -> float | None:
+    return table.ratio(ORTHOGONAL, MUON)
+
+
 def _extra(table: Table) -> float | None:
     row = table.row(NERO)
     extra = None if row is None else row.extra_bytes
@@ -48,12 +52,14 @@ def _extra(table: Table) -> float | None:
 
 
 def targets() -> Iterator[Target]:
-    """Yield the targets of the CPU kernel."""
+    """Yield the targets of a step on CPU."""
     for workload, floor in (("gpt2", 1.15), ("resnet50", 1.3)):
         yield _time(workload, "float32", ADAMW, "AdamW fused", 0.48)
         yield _time(workload, "float32", FLOOR, "add_", floor)
         yield _time(workload, "float32", RULE, "foreach=False", 0.12)
         yield _time(workload, "bfloat16", ADAMW, "AdamW fused", 0.5)
+        what = "time, Nero orthogonal / Muon, hidden matrices"
+        yield Target(workload, "float32", what, 1.25, False, _orthogonal)
     yield _time("small", "float32", ADAMW, "AdamW fused", 1.0)
     for workload in ("gpt2", "resnet50", "small", "matrix"):
         for dtype in ("float32", "bfloat16"):

@@ -19,7 +19,7 @@ class Workload:
     label: str
     shapes: tuple[Shape, ...]
     hidden: tuple[int, ...] = ()
-    """which of them are matrices of hidden layers, neither embedding nor head"""
+    """which of them are matrices of hidden layers, filters too, neither embedding nor head"""
     conv1d: bool = False
     """whether Hugging Face stores the hidden matrices as (in, out)"""
 
@@ -52,7 +52,8 @@ def resnet50(divisor: int = 1) -> Workload:
         for p in load_model("resnet50").parameters()
     )
     label = "ResNet-50" if divisor == 1 else f"ResNet-50, channels / {divisor}"
-    return Workload("resnet50", label, shapes)
+    hidden = tuple(index for index, shape in enumerate(shapes) if len(shape) == 4)
+    return Workload("resnet50", label, shapes, hidden)
 
 
 def small(layers: int) -> Workload:
