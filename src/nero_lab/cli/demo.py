@@ -20,7 +20,7 @@ def demo(
     fresh: options.Fresh = False,
     preset: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Train 50- and 100-layer plain networks with Nero, SGD, Adam and LAMB, and compare.
+    """Train 50- and 100-layer plain networks with nero.for_model, Adam, Nero and SGD, and compare.
 
     On scikit-learn's digits, without a download. Takes a few minutes on two cores. Prints the
     tables and writes `report.html`, `curves.png`, `curves.svg`, `table.md` and the records,

@@ -19,14 +19,16 @@ from nero_lab.models.mlp import PlainMLP
 from nero_lab.tasks.in_memory import loaders
 from nero_lab.tasks.variants import on_model, with_grids
 
-_DEFAULT = (
+_ADAM = Variant("adam", "Adam", "adam")
+_VARIANTS = (
+    # One rate, its default: what nero.for_model promises.
+    Variant("nero-for-model", "nero.for_model", "nero-for-model", lr_grid=()),
+    *on_model((_ADAM,), "isometric", "isometric weights", init="isometric"),
     Variant("nero", "Nero", "nero"),
+    *on_model((_ADAM,), "kaiming", "Kaiming weights", init="kaiming"),
+    _ADAM,
     Variant("sgd", "SGD", "sgd"),
-    Variant("adam", "Adam", "adam"),
-    Variant("lamb", "LAMB", "lamb"),
 )
-_KAIMING = on_model((_DEFAULT[1], _DEFAULT[2]), "kaiming", "Kaiming weights", init="kaiming")
-_VARIANTS = (*_DEFAULT, *_KAIMING)
 
 CPU = Preset(
     name="cpu",
@@ -40,8 +42,10 @@ CPU = Preset(
     deviations="Scikit-learn's digits instead of MNIST, width 64 instead of 784, 50 layers instead "
     "of 100, and 1,000 steps instead of 12,000.",
     notes=(
-        "Initial weights are PyTorch's own, as in the paper, or Kaiming-normal with zero biases. "
-        "The same seed gives all optimisers the same initial weights and batches.",
+        "Initial weights are PyTorch's own, as in the paper, Kaiming-normal with zero biases, or "
+        "isometric (nero.initialize_, which nero.for_model calls). The same seed gives all "
+        "optimisers the same batches, and those on the same kind of weights the same weights.",
+        "nero.for_model has no grid: its default is all that was tried.",
         "Batch size, epochs and decay are the same for all. They were set so that Nero at its "
         "default rate has time to learn; no optimiser has a schedule of its own, warm-up apart.",
     ),
@@ -65,9 +69,7 @@ QUICK = replace(
     name="quick",
     title="50 layers, quick",
     seeds=(0,),
-    variants=with_grids(
-        _VARIANTS, {"nero": (1e-2,), "sgd": (1e-3,), "adam": (1e-3,), "lamb": (1e-3,)}
-    ),
+    variants=with_grids(_VARIANTS, {"nero": (1e-2,), "sgd": (1e-3,), "adam": (1e-3,)}),
     notes=(
         *CPU.notes,
         "It does without two of three seeds, the 100-layer network and the grids: the best rate is "
@@ -83,9 +85,7 @@ TINY = replace(
     batch_size=64,
     schedule=Schedule("exponential", gamma=0.95),
     seeds=(0, 1),
-    variants=with_grids(
-        _VARIANTS, {"nero": (1e-2,), "sgd": (1e-3,), "adam": (1e-3, 1e-2), "lamb": (1e-3,)}
-    ),
+    variants=with_grids(_VARIANTS, {"nero": (1e-2,), "sgd": (1e-3,), "adam": (1e-3, 1e-2)}),
     model={"depth": 3, "width": 64},
     deviations="Far too small to compare anything; for tests.",
     notes=(),
