@@ -215,7 +215,8 @@ def test_roles_and_directions(case: Case, fresh: bool) -> None:
     assert directed.items() >= case.orthogonal.items()
     assert all(groups[name]["role"] == "weight" for name in directed)
     assert {group["max_turn"] for group in groups.values()} == {1.0}
-    assert {group["momentum"] for group in groups.values()} == {MOMENTUM}
+    for group in groups.values():
+        assert group["momentum"] == (0 if group["role"] in ("gain", "bias") else MOMENTUM)
     rates = {group["lr"] for group in groups.values()}
     assert max(rates) == TURN[True]
     # The LSTM's two layers, with a projection each, and the head stand in a row of five.
@@ -333,7 +334,27 @@ def test_a_linear_layer_on_the_batch_is_not_centred() -> None:
     assert all(group["center"] for group in groups.values() if group["role"] == "weight")
 
 
-def test_norms_are_free_where_no_normalisation_has_gains() -> None:
+def test_embeddings_start_at_norm_1_and_are_free() -> None:
+    torch.manual_seed(0)
+    model = Recurrent()
+    with torch.no_grad():
+        model.embedding.weight[1:] *= 7
+    optimizer = for_model(model, batch=TOKENS, fresh=True)
+    weight = model.embedding.weight.detach()
+    assert torch.allclose(weight[1:].norm(dim=1), torch.ones(11))
+    assert weight[1:].mean(1).abs().max() < 1e-6
+    assert not weight[0].any()  # the padding row
+    group = groups_by_name(optimizer)["embedding.weight"]
+    assert (group["center"], group["radius"]) == (True, None)
+    assert optimizer.state[model.embedding.weight]["scale"] == pytest.approx(11 / 12)
+    # Where the caller says otherwise, nothing is done to them.
+    before = copy.deepcopy(model.embedding.weight)
+    free = {"embedding.weight": {"center": False, "radius": None}}
+    for_model(model, batch=TOKENS, fresh=True, overrides=free)
+    assert torch.equal(before, model.embedding.weight)
+
+
+def test_hidden_weights_keep_their_norms_where_no_normalisation_has_gains() -> None:
     def network(gains: bool) -> nn.Module:
         return nn.Sequential(
             nn.Embedding(12, 8), nn.LayerNorm(8, elementwise_affine=gains), nn.Linear(8, 8),
@@ -345,16 +366,15 @@ def test_norms_are_free_where_no_normalisation_has_gains() -> None:
     before = model[2].weight.detach().clone()
     optimizer = for_model(model, batch=TOKENS, fresh=True)
     groups = groups_by_name(optimizer)
-    for name in ("0.weight", "2.weight"):
-        assert (groups[name]["center"], groups[name]["radius"]) == (True, None)
+    assert (groups["2.weight"]["center"], groups["2.weight"]["radius"]) == (True, "initial")
     assert groups["4.weight"]["radius"] == "unit"
     assert torch.allclose(model[2].weight, before - before.mean(1, keepdim=True), atol=1e-6)
     assert "no normalisation has gains" in repr(optimizer)
     usual = groups_by_name(for_model(network(gains=True), batch=TOKENS, fresh=True))
-    assert {usual[name]["radius"] for name in ("0.weight", "2.weight", "4.weight")} == {"unit"}
+    assert {usual[name]["radius"] for name in ("2.weight", "4.weight")} == {"unit"}
     # Trained weights keep their norms whatever the network.
     kept = groups_by_name(for_model(network(gains=False), batch=TOKENS, fresh=False))
-    assert kept["2.weight"]["radius"] == "initial"
+    assert (kept["2.weight"]["center"], kept["2.weight"]["radius"]) == (False, "initial")
 
 
 def test_without_a_batch_weights_are_projected_alone() -> None:
@@ -395,7 +415,7 @@ def test_options_and_overrides_pass_through() -> None:
         nonfinite="raise",
         orthogonal=False,
         radius=2.0,
-        overrides={"*.bias": {"lr": 0.5, "momentum": 0.0}, "2.weight": {"radius": None}},
+        overrides={"*.bias": {"lr": 0.5, "momentum": 0.5}, "2.weight": {"radius": None}},
     )
     groups = groups_by_name(optimizer)
     assert {group["beta"] for group in groups.values()} == {0.99}
@@ -404,7 +424,7 @@ def test_options_and_overrides_pass_through() -> None:
     assert groups["0.weight"]["radius"] == 2.0
     assert groups["2.weight"]["radius"] is None
     assert groups["4.weight"]["radius"] == "unit"  # a head is no hidden weight
-    assert (groups["0.bias"]["lr"], groups["0.bias"]["momentum"]) == (0.5, 0.0)
+    assert (groups["0.bias"]["lr"], groups["0.bias"]["momentum"]) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize(

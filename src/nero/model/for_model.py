@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nero.geometry import project_
 from nero.groups import check_group
 from nero.model.assignment import Assignment, Options
 from nero.model.depth import layers_by_parameter
@@ -25,6 +26,7 @@ from nero.model.recommendation import (
     MOMENTUM,
     TURN,
     Network,
+    first_norm,
     given,
     has_gains,
     held_norm,
@@ -144,6 +146,8 @@ def for_model(
         norm = None if layer is None else norms.get(layer.name)
         if norm is not None and "radius" not in {**of_weights, **given(each, overrides)}:
             each.options |= held_norm(each, norm)
+        if start := first_norm(each, network):
+            project_(each.parameter, each.layout, center=each.options["center"], radius=start)
         rate = rate_for(each, network, turn, drawn=norm is not None)
         each.options = {"lr": rate, **each.options}
     optimizer = ForModel(_groups(assignments, network.preset), **options)
@@ -248,7 +252,7 @@ def _notes(
     if not network.fresh:
         return (*notes, "initial weights: kept to the bit")
     if not network.gains:
-        notes.append("norms: free, since no normalisation has gains to learn sizes")
+        notes.append("norms: hidden weights keep their own, as no normalisation has gains")
     if batch is None:
         projected = "projected; with a batch, long plain chains of layers would be drawn anew"
         return (*notes, f"initial weights: {projected}")

@@ -20,24 +20,26 @@ class Role(NamedTuple):
     Attributes:
         options: of their group, beside or instead of the preset's constraint.
         rate: their learning rate, in multiples of the network's.
+        start: the norm that their neurons start at where it is free afterwards.
     """
 
     options: Options
     rate: float = 1.0
+    start: float | None = None
 
 
 # The recommendation: the one place that says it. Constraints that are not given here are those of
 # the presets "balanced" and "finetune" (nero.model.param_groups).
 FRESH: Mapping[str, Role] = {
     "weight": Role({"orthogonal": True}),
-    "embedding": Role({}),
+    "embedding": Role({"center": True, "radius": None}, start=1.0),
     "head": Role({}),
-    "gain": Role({}),
-    "bias": Role({}),
+    "gain": Role({"momentum": 0.0}),
+    "bias": Role({"momentum": 0.0}),
 }
-TRAINED: Mapping[str, Role] = FRESH
-# Of weights and embeddings where no normalisation has gains to learn sizes: these learn them.
-WITHOUT_GAINS: Options = {"center": True, "radius": None}
+TRAINED: Mapping[str, Role] = {**FRESH, "embedding": Role({})}
+# Of weights where no normalisation has gains: nothing else sets the temperature of attention.
+WITHOUT_GAINS: Options = {"center": True, "radius": "initial"}
 # Of a linear layer on the batch itself: the mean of a few inputs is not to be missed.
 ON_THE_BATCH: Options = {"center": False}
 
@@ -55,7 +57,7 @@ class Network(NamedTuple):
     Attributes:
         fresh: whether its weights are to be trained from the start.
         layers: the traced layer of each parameter, by identity.
-        gains: whether sizes are learned by normalisations with gains, or by none at all.
+        gains: whether it has a normalisation with gains, or none without.
     """
 
     fresh: bool
@@ -104,7 +106,7 @@ def options_for(
 
 
 def _by_place(each: Assignment, network: Network) -> Options:
-    if not network.gains and each.role in ("weight", "embedding"):
+    if not network.gains and each.role == "weight":
         return WITHOUT_GAINS
     layer = network.layers.get(id(each.parameter))
     if layer is None or each.role not in ("weight", "head") or each.parameter.ndim != 2:
@@ -124,6 +126,13 @@ def rate_for(each: Assignment, network: Network, turn: float, *, drawn: bool) ->
     layer = network.layers.get(id(each.parameter))
     role = (FRESH if network.fresh else TRAINED)[each.role]
     return turn * role.rate * rate_factor(1 if layer is None else layer.row, isometric=drawn)
+
+
+def first_norm(each: Assignment, network: Network) -> float | None:
+    """The norm that a parameter's neurons start at and leave; None where it is held or kept."""
+    role = (FRESH if network.fresh else TRAINED)[each.role]
+    free = all(each.options[name] == role.options.get(name) for name in ("center", "radius"))
+    return role.start if free else None
 
 
 def held_norm(each: Assignment, norm: float) -> Options:
