@@ -12,6 +12,7 @@ import nero
 from distributed.cases import S0, S1, Pair, R, mesh_of, pair, random
 from distributed.models import WAYS, Spread, distance, fresh, train
 from distributed.steps import TOLERANCES
+from nero.distributed.exchange import _group
 from nero.step.compiled import compiled_step
 
 STEPS = 20
@@ -145,6 +146,17 @@ def refusals() -> None:
     both.give([random(7, 9, seed=1)] * 3)
     with pytest.raises(RuntimeError, match="does not take orthogonal=True of layers"):
         compiled_step([0, 1, 2], both.spread.param_groups, both.spread.state)
+
+
+def a_group_of_its_own() -> None:
+    """Along two dimensions of a mesh, where a larger group than this one is the default."""
+    mesh = mesh_of(2, 2)
+    group = _group(mesh, (0, 1), mesh.get_group(0))
+    assert group is not dist.group.WORLD
+    assert dist.get_process_group_ranks(group) == [0, 1, 2, 3]
+    rank = torch.tensor(dist.get_rank())
+    dist.all_reduce(rank, group=group)
+    assert rank == 0 + 1 + 2 + 3
 
 
 def path() -> None:

@@ -10,6 +10,7 @@ from distributed import exchanges
 from distributed.cases import S0, S0_OF_S0, S1, S2, R
 from distributed.pool import Pool
 from distributed.steps import TOLERANCES
+from nero.distributed.exchange import owners
 
 LINEAR = ((8, 12), (0,), 1)
 UNEVEN = ((7, 9), (0,), 1)
@@ -66,6 +67,20 @@ LAYERS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("costs", "expected"),
+    [
+        ([1.0, 4.0, 2.0, 2.0, 0.5], [0, 0, 1, 1, 1]),
+        ([3.0] * 4, [0, 1, 0, 1]),
+        ([5.0], [0]),
+    ],
+)
+def test_the_next_layer_goes_where_least_is_to_be_done(
+    costs: list[float], expected: list[int]
+) -> None:
+    assert owners(costs, 2) == expected
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(("mesh", "collectives"), LAYERS)
 def test_layers_have_the_numbers_of_one_process(
@@ -107,6 +122,7 @@ def test_gradients_that_are_not_finite(four: Pool, nonfinite: str, momentum: flo
     [
         exchanges.gradients_of_some_processes,
         exchanges.low_precision,
+        exchanges.a_group_of_its_own,
         exchanges.refusals,
         exchanges.path,
     ],

@@ -125,11 +125,6 @@ def owners(costs: Sequence[float], processes: int) -> list[int]:
     """Which process works on each tensor, the costliest first and each where least is to be done.
 
     The same in every process, which all have the same costs.
-
-    Examples:
-        >>> from nero.distributed.exchange import owners
-        >>> owners([1.0, 4.0, 2.0, 2.0], processes=2)
-        [1, 0, 1, 1]
     """
     found, loads = [0] * len(costs), [0.0] * processes
     for index in sorted(range(len(costs)), key=lambda i: -costs[i]):
