@@ -14,11 +14,13 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from direction_oracle import OrthogonalOracle
 from helpers import balanced
 from model_cases import Recurrent, Transforming
 from nero import Nero, for_model
 from nero.model.depth import rate_factor
 from nero.model.recommendation import LONG, MOMENTUM, TURN
+from oracle import OracleTensor
 
 
 def mlp(depth: int = 3, width: int = 16, inputs: int = 8, outputs: int = 5) -> nn.Sequential:
@@ -530,3 +532,38 @@ def test_the_repr_is_a_table_of_the_groups() -> None:
     assert "own norm" in line
     assert "kept to the bit" in text
     assert "head: none" not in text
+
+
+def test_steps_are_those_of_an_oracle_in_float64() -> None:
+    """What the roles mean, from default weights on, by equations that share no code."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 7)
+    ).double()
+    x, y = torch.randn(9, 4).double(), torch.randn(9, 7).double()
+    common = {"beta": 0.999, "max_turn": 1.0}
+    matrix = {"radius": "unit", "momentum": 0.9, **common}
+    entry = {"center": True, "radius": "unit", "momentum": 0.0, **common}
+
+    def rows(p: Tensor) -> list[list[int]]:
+        return torch.arange(p.numel()).view(len(p), -1).tolist()
+
+    parts: dict[str, Any] = {}
+    for name, p in model.named_parameters():
+        w = p.detach().clone()
+        if name in ("0.weight", "2.weight"):
+            # The first layer, on the batch itself, is not centred.
+            parts[name] = OrthogonalOracle(w, [rows(w)], center=name != "0.weight", **matrix)
+        elif name == "4.weight":
+            parts[name] = OracleTensor(w, rows(w), center=True, **matrix)
+        else:
+            parts[name] = OracleTensor(w, rows(w), **entry)
+    optimizer = for_model(model, batch=x, fresh=True)
+    for _ in range(12):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        for name, p in model.named_parameters():
+            parts[name].step(p.grad, TURN[True])
+        optimizer.step()
+    for name, p in model.named_parameters():
+        assert (p - parts[name].weights().view_as(p)).abs().max() < 1e-10, name
