@@ -379,6 +379,16 @@ def test_hidden_weights_keep_their_norms_where_no_normalisation_has_gains() -> N
     assert (kept["2.weight"]["center"], kept["2.weight"]["radius"]) == (False, "initial")
 
 
+def test_a_batch_that_passes_no_layer_is_said() -> None:
+    class Hidden(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.from_numpy(x.numpy() @ self.weight.detach().numpy().T)
+
+    text = repr(for_model(Hidden(8, 3), batch=ROWS, fresh=True, head=[]))
+    assert "no layer could be followed" in text
+    assert "initial weights: projected" in text
+
+
 def test_without_a_batch_weights_are_projected_alone() -> None:
     torch.manual_seed(0)
     model = mlp()

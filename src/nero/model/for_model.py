@@ -242,6 +242,8 @@ def _notes(
     stand = f"{longest} layers stand in a row without a skip connection or a normalisation"
     if batch is None:
         rates = f"turn {turn:g} everywhere; a batch would show how many layers stand in a row"
+    elif not network.layers:
+        rates = f"turn {turn:g} everywhere; no layer could be followed, as where it is sharded"
     elif slowest < turn:
         rates = f"turn {turn:g}, less where layers stand in a row; up to {stand}"
     else:
@@ -253,7 +255,7 @@ def _notes(
         return (*notes, "initial weights: kept to the bit")
     if not network.gains:
         notes.append("norms: hidden weights keep their own, as no normalisation has gains")
-    if batch is None:
+    if not network.layers:
         projected = "projected; with a batch, long plain chains of layers would be drawn anew"
         return (*notes, f"initial weights: {projected}")
     left: dict[str, list[str]] = {}
