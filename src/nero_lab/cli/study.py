@@ -134,6 +134,9 @@ def one_setting(
             min=0, help="Minutes after which no further task is begun.", show_default=False
         ),
     ] = None,
+    parts: Annotated[
+        bool, typer.Option("--parts", help="nero.for_model without each of its parts, instead.")
+    ] = False,
     data: options.Data = None,
     jobs: options.Jobs = None,
     fresh: options.Fresh = False,
@@ -150,7 +153,7 @@ def one_setting(
     from nero_lab.studies.one_setting.command import benchmark, run_benchmark
 
     folder = results or (out if quick else Path("results/one-setting"))
-    work = partial(run_benchmark, benchmark(quick, seeds), folder, budget)
+    work = partial(run_benchmark, benchmark(quick, seeds, parts), folder, budget)
     run(work, out, data, jobs, fresh)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -20,12 +21,13 @@ from nero_lab.cli.app import app
 from nero_lab.experiments.run import Result as RunResult
 from nero_lab.experiments.run import Run, variant_spec
 from nero_lab.experiments.task import Metric
+from nero_lab.models.mlp import PlainMLP
 from nero_lab.records.store import Records
 from nero_lab.studies.one_setting import command
 from nero_lab.studies.one_setting.cases import cases
 from nero_lab.studies.one_setting.collect import collect
 from nero_lab.studies.one_setting.command import Benchmark, run_benchmark
-from nero_lab.studies.one_setting.contestants import CONTESTANTS, DRAWN
+from nero_lab.studies.one_setting.contestants import CONTESTANTS, DRAWN, PARTS
 from nero_lab.studies.one_setting.scores import (
     Cell,
     Result,
@@ -164,6 +166,21 @@ def test_grids_are_half_decades_around_the_default_and_the_same_on_all_tasks() -
         assert spec.default_lr in spec.lr_grid
         steps = [b / a for a, b in zip(spec.lr_grid, spec.lr_grid[1:], strict=False)]
         assert all(2.9 < step < 3.5 for step in steps)
+
+
+def test_parts_differ_from_the_recommendation_in_their_options_alone() -> None:
+    recommended, *others = PARTS
+    (whole,) = (each for each in CONTESTANTS if each.name == recommended.name)
+    assert recommended == whole
+    model = PlainMLP(3, 8)
+    for each in others:
+        assert each.lr_grid == whole.lr_grid
+        spec = variant_spec(each.variant(chain=True))
+        optimizer = spec.build_for(model, batch=(torch.randn(4, 64),))
+        (weights,) = (
+            group for group in optimizer.param_groups if "layers.1.weight" in group["param_names"]
+        )
+        assert {key: weights[key] for key in each.optimizer_options} == each.optimizer_options
 
 
 def test_the_first_tasks_are_of_different_kinds() -> None:
@@ -308,6 +325,9 @@ def study(data: Path, out: Path) -> str:
     return done.output
 
 
+# Adapters start at zero, and the task of the GAN says which axes count its neurons.
+@pytest.mark.filterwarnings("ignore:parameter 'adapters:UserWarning")
+@pytest.mark.filterwarnings("ignore:parameters behind a parametrisation:UserWarning")
 def test_a_quick_benchmark_from_end_to_end_and_again(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

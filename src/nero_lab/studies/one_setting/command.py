@@ -1,7 +1,7 @@
 """`nero study one-setting`: train what is missing, row after row, and write what is complete."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from nero_lab.experiments.run import variant_spec
 from nero_lab.records.store import Records
 from nero_lab.studies.one_setting.cases import Case, cases
 from nero_lab.studies.one_setting.collect import collect
-from nero_lab.studies.one_setting.contestants import CONTESTANTS, DRAWN, Contestant
+from nero_lab.studies.one_setting.contestants import CONTESTANTS, DRAWN, PARTS, Contestant
 from nero_lab.studies.one_setting.pictures import save_best_rates, save_profiles
 from nero_lab.studies.one_setting.table import tables
 from nero_lab.sweeps.comparison import Comparison
@@ -49,9 +49,16 @@ class Benchmark:
         return {run.start["run"] for run in due if run.start is not None}
 
 
-def benchmark(quick: bool, seeds: int = len(SEEDS)) -> Benchmark:
-    """Return the whole benchmark, or its quick version."""
-    return Benchmark(cases(quick), CONTESTANTS, SEEDS[: 1 if quick else seeds], quick)
+def benchmark(quick: bool, seeds: int, parts: bool) -> Benchmark:
+    """Return the whole benchmark, or its quick version.
+
+    Args:
+        quick: on one seed, on tiny networks and data.
+        seeds: how many.
+        parts: of nero.for_model with and without its parts, instead of optimisers.
+    """
+    contestants = PARTS if parts else CONTESTANTS
+    return Benchmark(cases(quick), tuple(contestants), SEEDS[: 1 if quick else seeds], quick)
 
 
 def run_benchmark(
@@ -115,7 +122,7 @@ def _write(plan: Benchmark, records: Records, out: Path, console: Console) -> No
     save_profiles(found, labels, defaults, out / written[1])
     series = {case.name for case in plan.cases if case.series is not None}
     if any(each.case in series for each in found):
-        drawn: Mapping[str, str] = {name: labels[name] for name in DRAWN if name in labels}
+        drawn = {name: labels[name] for name in DRAWN if name in labels}
         written.append("best-rates.png")
-        save_best_rates(found, plan.cases, drawn, defaults, out / written[2])
+        save_best_rates(found, plan.cases, drawn or labels, defaults, out / written[2])
     say(console, f"Written to {out}: {', '.join(written)}.")

@@ -59,5 +59,28 @@ CONTESTANTS = (
     ),
 )
 
+_PARTS: Mapping[str, Mapping[str, Any]] = {
+    "": {},
+    "not orthogonal": {"orthogonal": False},
+    "no cap": {"max_turn": None},
+    "cap 2": {"max_turn": 2.0},
+    "not centred": {"center": False},
+    "momentum 0.8": {"momentum": 0.8},
+    "momentum 0.95": {"momentum": 0.95},
+}
+
+PARTS = tuple(
+    Contestant(
+        f"nero-for-model {part}".strip(),
+        f"Nero, recommended, {part}".removesuffix(", "),
+        "nero-for-model",
+        (3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+        "default",
+        options,
+    )
+    for part, options in _PARTS.items()
+)
+"""nero.for_model, and one part of it left out or otherwise"""
+
 DRAWN = ("nero-for-model", "nero-for-model-plain", "adamw", "adamw-isometric")
-"""whose best rates are drawn over depth and width"""
+"""whose best rates are drawn over depth and width, where they take part; else everyone's"""

@@ -18,7 +18,7 @@ from nero_lab.studies.one_setting.scores import (
 )
 
 _COMPARED = "adamw"
-"""whose step the others' are compared with"""
+"""whose step the others' are compared with, where it takes part; else the first"""
 
 
 def tables(
@@ -36,11 +36,12 @@ def tables(
         state: bytes of state of each for a weight, by name.
     """
     about = (
-        f"{len(results)} tasks have every grid recorded. Regret: the share of what can be learned "
-        "(from chance to the best of all at its best rate) that is not learned; 1 is chance or "
-        "worse. Rates are chosen on validation, regrets are on the test part. Time to target: "
-        f"steps to a regret of at most {TOLERANCE:g} on validation; the area of its profile up to "
-        f"{LONGEST:g} times the fastest, and the share of tasks on which it is the fastest."
+        f"Tasks of which every grid is recorded: {len(results)}. Regret: the share of what can be "
+        "learned (from chance to the best of all at its best rate) that is not learned; 1 is "
+        "chance or worse. Rates are chosen on validation, regrets are on the test part. Time to "
+        f"target: steps to a regret of at most {TOLERANCE:g} on validation; the area of its "
+        f"profile up to {LONGEST:g} times the fastest, and the share of tasks on which it is the "
+        "fastest."
     )
     return "\n".join(
         [
@@ -62,6 +63,7 @@ def _scores(
     defaults: Mapping[str, float],
     state: Mapping[str, float],
 ) -> str:
+    compared = _COMPARED if _COMPARED in labels else next(iter(labels))
     head = (
         "optimiser",
         "default rate",
@@ -74,7 +76,7 @@ def _scores(
         "best rates, worst regret",
         "mean regret",
         "bytes of state a weight",
-        "step, of AdamW's time",
+        f"time of a step, of that of {labels[compared]}",
     )
     at_default = {name: {each.case: defaults[name] for each in results} for name in labels}
     times = ratios(results, at_default)
@@ -92,7 +94,7 @@ def _scores(
                 *_regret(regret_over(results, name, {each.case: single for each in results})),
                 *_regret(regret_over(results, name, best)),
                 f"{state[name]:.2f}",
-                f"{_step_time(results, name):.2f}",
+                f"{_step_time(results, name, compared):.2f}",
             )
         )
     return markdown(head, rows)
@@ -102,12 +104,9 @@ def _regret(found: Regret) -> tuple[str, str]:
     return f"{found.worst:.3f} ({found.where})", f"{found.mean:.3f}"
 
 
-def _step_time(results: Sequence[Result], name: str) -> float:
-    """Return the geometric mean over tasks of the seconds of a step, of AdamW's."""
-    own, compared = (
-        [_seconds(each, contestant) for each in results] for contestant in (name, _COMPARED)
-    )
-    return geometric_mean(a / b for a, b in zip(own, compared, strict=True))
+def _step_time(results: Sequence[Result], name: str, compared: str) -> float:
+    """Return the geometric mean over tasks of the seconds of a step, of another's."""
+    return geometric_mean(_seconds(each, name) / _seconds(each, compared) for each in results)
 
 
 def _seconds(result: Result, name: str) -> float:
