@@ -104,6 +104,18 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_tests_that_the_page_of_faults_names_exist() -> None:
+    page = (ROOT / "docs" / "evidence" / "faults.md").read_text("utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 40
+    gone = [
+        f"{file}::{test}"
+        for file, test in named
+        if f"def {test}(" not in (ROOT / "tests" / file).read_text("utf-8")
+    ]
+    assert gone == []
+
+
 def test_links_of_the_readme_lead_to_a_page_and_a_heading() -> None:
     """Links between the pages of docs/ are checked by `mkdocs build --strict`."""
     text = (ROOT / "README.md").read_text("utf-8")
