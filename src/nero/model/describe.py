@@ -41,7 +41,7 @@ class DescriptionRow:
         row: how many layers stand in a row with it, without a skip connection or a normalisation
             (`nero.model.trace`); None without a batch, and where it is part of no layer.
         rate: its learning rate under `nero.for_model`, in multiples of `turn`, as far as that
-            follows from the row; half of it where `nero.initialize_` draws the layer anew. None
+            follows from the row; less where `nero.initialize_` draws the layer anew. None
             without a batch.
     """
 
