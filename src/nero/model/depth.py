@@ -31,8 +31,9 @@ def rate_factor(row: int, *, isometric: bool = False) -> float:
 
     c is measured (trials: docs/evidence/log.md). Where the weights carry the signal through the
     whole row, c = 3 gives plain networks of 2 to 100 layers a rate within a factor of 1.5 of the
-    best one, at one `turn`; above it training bursts at 100 layers. Ordinary balanced weights lose a fifth of the signal in each layer, so
-    that the last few layers make most of the output, and c = 8.
+    best one, at one `turn`; with 4 the loss of 100 layers bursts on the way. Ordinary balanced
+    weights lose a fifth of the signal in each layer, so that the last few layers make most of the
+    output, and c = 8.
 
     Args:
         row: L, at least 1; see `nero.model.trace`.
