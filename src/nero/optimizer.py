@@ -177,7 +177,7 @@ class Nero(Optimizer):
         check_hyperparameters(defaults)
         check_weight_decay(weight_decay)
         self._skipped: dict[Any, Tensor] = {}  # by device or, for DTensors, by mesh
-        self._first = FirstSteps()
+        self._first, self._known = FirstSteps(), {}
         # Every group is checked before any weight is touched, so a failure changes nothing.
         self._constructed = False
         super().__init__(params, defaults)
@@ -315,7 +315,7 @@ class Nero(Optimizer):
             counts = compiled_step(indices, groups, self.state, position)
         else:
             self._first.before(groups, self.state, position)
-            counts = plan_step(indices, groups, self.state, position).run()
+            counts = plan_step(indices, groups, self.state, position, self._known).run()
             self._first.after(groups, position)
         for count, home in counts:
             self._skipped[home] = count + self._skipped.get(home, 0)
@@ -381,7 +381,7 @@ class Nero(Optimizer):
                 for p, value in self.state.items()
             },
         )
-        self._first = FirstSteps(self.param_groups, self.state)
+        self._first, self._known = FirstSteps(self.param_groups, self.state), {}
         for group in self.param_groups:  # one pickled by an older version lacks newer options
             for name in OPTIONS:
                 group.setdefault(name, self.defaults.get(name, NEWER.get(name)))

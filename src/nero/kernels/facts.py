@@ -2,8 +2,8 @@
 
 A tensor may change between two steps in every way that torch has: another dtype or shape by
 `p.data = ...`, other strides, a mark instead of numbers, memory that was freed. So everything is
-asked at every step, by iterators that run in C, and what follows from the answers is kept under
-the answers alone.
+asked at every step, of many tensors by iterators that run in C. What follows from the answers is
+kept under the answers alone; of the same objects as before less is asked, see `Column.holds`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any, NamedTuple
 
 import torch
@@ -62,6 +62,9 @@ class Facts(NamedTuple):
         return (last + 1) * self.dtype.itemsize <= self.nbytes
 
 
+# A tuple for each field of `Facts`, or None where all tensors of a column are as usual.
+ColumnFacts = tuple[tuple[Any, ...] | None, ...]
+
 _DISPATCH = "__torch_dispatch__"
 
 NO_MEMORY = "does not lie in memory"
@@ -77,34 +80,81 @@ def are_plain(tensors: Sequence[Tensor]) -> bool:
     return PLAIN.issuperset(map(type, tensors))
 
 
-def are_on_cpu(tensors: Sequence[Tensor]) -> bool:
-    """Whether all are on the CPU."""
-    return all(map(_is_cpu, tensors))
+class Column:
+    """Tensors that have one part in a step, one for each parameter, and what was asked of them.
 
+    Args:
+        tensors: weights, say, or their gradients.
 
-def facts(tensors: Sequence[Tensor]) -> tuple[Iterator[Any], ...]:
-    """The `Facts` of plain tensors, an iterator for each field.
-
-    Most columns are of contiguous tensors at the start of their storage, which is asked at once;
-    their strides are left out.
-
-    Raises:
-        RuntimeError: a tensor without strides or storage, here or when an iterator comes to it.
+    Attributes:
+        reason: why a kernel cannot read them, in words; empty where it can.
+        facts: their `Facts`: for each field a tuple, or None where all are as usual. Hashable.
+        addresses: of their first entries.
     """
-    nbytes = map(UntypedStorage.nbytes, map(Tensor.untyped_storage, tensors))
-    scalars = not any(map(Tensor.dim, tensors))
-    shapes = repeat(()) if scalars else map(_shape, tensors)
-    strides = repeat(None)
-    if not (scalars or all(map(Tensor.is_contiguous, tensors))):
-        strides = map(Tensor.stride, tensors)
-    negative = map(Tensor.is_neg, tensors) if any(map(Tensor.is_neg, tensors)) else repeat(False)
-    offset = repeat(0)
-    if any(map(Tensor.storage_offset, tensors)):
-        offset = map(Tensor.storage_offset, tensors)
-        # An address is then not zero where the storage's is.
-        if any(x.numel() and not x.untyped_storage().data_ptr() for x in tensors):
-            raise RuntimeError(f"a tensor {NO_MEMORY}")
-    return map(_dtype, tensors), shapes, strides, negative, offset, nbytes
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors = tensors
+        self.facts: ColumnFacts = ()
+        self.addresses: list[int] = []
+        self.reason = ""
+        if not are_plain(tensors):
+            self.reason = f"is a {next(type(x) for x in tensors if not are_plain([x])).__name__}"
+        elif not all(map(_is_cpu, tensors)):
+            self.reason = f"is on {next(x.device for x in tensors if not x.is_cpu)}"
+        else:
+            try:
+                self._ask()
+            except RuntimeError:  # torch's, of tensors without strides or storage
+                self.reason = NO_MEMORY
+
+    def _ask(self) -> None:
+        tensors = self.tensors
+        self._storages = list(map(Tensor.untyped_storage, tensors))
+        nbytes = tuple(map(UntypedStorage.nbytes, self._storages))
+        offset = None
+        if any(map(Tensor.storage_offset, tensors)):
+            offset = tuple(map(Tensor.storage_offset, tensors))
+        self.facts = (*_views(tensors), offset, nbytes)
+        self.addresses = list(map(Tensor.data_ptr, tensors))
+        # The address of a tensor inside its storage is not zero where the storage's is.
+        starts = self.addresses if offset is None else map(UntypedStorage.data_ptr, self._storages)
+        if (offset or not all(self.addresses)) and any(
+            x.numel() and not start for x, start in zip(tensors, starts, strict=True)
+        ):
+            self.reason = NO_MEMORY
+
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether all was asked of these same objects, and they are as they were.
+
+        The same object may be another view by now, or its storage of another size or in another
+        place. The storages are held on to, so that no other one is where they were.
+        """
+        return (
+            not self.reason
+            and len(tensors) == len(self.tensors)
+            and all(map(is_, tensors, self.tensors))
+            and all(map(_is_cpu, tensors))
+            and list(map(Tensor.data_ptr, tensors)) == self.addresses
+            and tuple(map(UntypedStorage.nbytes, self._storages)) == self.facts[-1]
+            and _views(tensors) == self.facts[:4]
+        )
+
+
+def of_each(facts: ColumnFacts) -> Iterator[Facts]:
+    """The facts of one tensor of a column after another."""
+    usual = (None, (), None, False, 0, None)
+    return map(Facts, *(repeat(u) if x is None else x for x, u in zip(facts, usual, strict=True)))
+
+
+def _views(tensors: Sequence[Tensor]) -> ColumnFacts:
+    """The fields of `Facts` that do not depend on the storage; most tensors are contiguous."""
+    shapes = strides = None
+    if any(map(Tensor.dim, tensors)):
+        shapes = tuple(map(_shape, tensors))
+        if not all(map(Tensor.is_contiguous, tensors)):
+            strides = tuple(map(Tensor.stride, tensors))
+    negative = tuple(map(Tensor.is_neg, tensors)) if any(map(Tensor.is_neg, tensors)) else None
+    return tuple(map(_dtype, tensors)), shapes, strides, negative
 
 
 def shares_entries(x: Tensor) -> bool:
@@ -128,7 +178,9 @@ def why_unreadable(x: Tensor, beside: Tensor | None = None) -> str:
         fake = beside is not None and type(beside) in PLAIN and _is_fake(x)
         return f"is a {type(x).__name__}, which {NO_MEMORY}" if fake else ""
     try:
-        found = Facts(*map(next, facts([x])))
+        memory = x.untyped_storage().nbytes()
+        offset = int(x.storage_offset())
+        found = Facts(x.dtype, x.shape, x.stride(), x.is_neg(), offset, memory)
     except RuntimeError:
         return NO_MEMORY
     if not found.lies_in_storage:

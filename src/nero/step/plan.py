@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from nero.distributed.shards import any_dtensor, is_dtensor, local
 from nero.distributed.update import ShardedStep, update_sharded
 from nero.groups import check_options_again, hyper_of, index_of, layout_of, parameter_name
 from nero.kernels.cpu.step import Batch, Settings, Shape
-from nero.kernels.facts import are_plain, shares_entries, why_unreadable
+from nero.kernels.facts import Column, are_plain, shares_entries, why_unreadable
 from nero.kernels.triton.launch import _fused_cuda_nero
 from nero.state import (
     FOLLOWING,
@@ -52,6 +53,9 @@ IN_CACHE = 128
 
 # How many neurons were skipped, and the device or, for DTensors, the mesh that they are on.
 Count = tuple[Tensor, Any]
+
+# What was asked of the tensors of a group.
+Known = dict[tuple[int, str], Column]
 
 
 class LocalStep(NamedTuple):
@@ -153,6 +157,7 @@ def plan_step(
     groups: Sequence[dict[str, Any]],
     states: dict[Tensor, dict[str, Any]],
     position: int | None = None,
+    known: dict[Any, Known] | None = None,
 ) -> Plan:
     """Plan the step of some groups; changes nothing.
 
@@ -161,6 +166,7 @@ def plan_step(
         groups: the groups.
         states: the state of all parameters.
         position: the one parameter of each group that is stepped; None for all.
+        known: what earlier steps asked of tensors, for the optimiser to keep.
 
     Raises:
         RuntimeError: a gradient that is sparse, on another mesh, of another shape, without memory
@@ -168,13 +174,15 @@ def plan_step(
             take; state of other shapes than the group's `neuron_axes` want.
         ValueError: a hyperparameter that was edited out of its range; TypeError likewise.
     """
-    plan = Plan(states, [], [], [], [])
+    plan, known = Plan(states, [], [], [], []), {} if known is None else known
     for group in groups:
         check_options_again(group)
     all_pairs = checked_gradients(list(groups), position)
     check_everywhere(groups, position)
     for index, group, pairs in zip(indices, groups, all_pairs, strict=True):
-        batch = None if group["orthogonal"] else _whole_batch(group, pairs, states)
+        batch = None
+        if not group["orthogonal"]:
+            batch = _whole_batch(group, pairs, states, known.setdefault((index, position), {}))
         if batch:
             key = Key(None, True, group["neuron_axes"])
             plan.steps.append(LocalStep(key, hyper_of(group), True, batch, [], []))
@@ -185,31 +193,42 @@ def plan_step(
     return plan
 
 
-def _whole_batch(group: Mapping[str, Any], pairs: Pairs, states: States) -> Batch | None:
+def _whole_batch(
+    group: Mapping[str, Any], pairs: Pairs, states: States, known: Known
+) -> Batch | None:
     """All of a group for the CPU kernel, if it takes each tensor as it is; else None.
 
-    A tensor whose neurons cannot hold a radius has none: its scale takes the place.
+    A tensor whose neurons cannot hold a radius has none: its scale takes the place. What was asked
+    of weights and state is kept in `known`, by name and first parameter.
     """
     if not pairs or not wants_kernel(group) or no_kernel():
         return None
     hyper = hyper_of(group)
     settings = Settings.of(hyper, group["neuron_axes"])
-    names, batch = settings.state(), Batch(hyper)
+    names = [name for name in settings.state() if name != "radius"]
+    state_of, batch = itemgetter(*names), Batch(hyper)
     try:
         for start in range(0, len(pairs), IN_CACHE):
             some = pairs[start : start + IN_CACHE]
-            params, gradients = [p for p, _ in some], [g for _, g in some]
+            params = [p for p, _ in some]
             of_each = [states.get(p, {}) for p in params]
             if any("free" in state for state in of_each):
                 return None
-            columns = {name: [s[name] for s in of_each] for name in names if name != "radius"}
-            if "radius" in names:
-                columns["radius"] = [s.get("radius", s["scale"]) for s in of_each]
-            routes = cpu_routes(params, gradients, columns, settings, [None] * len(some))
+            state = zip(*map(state_of, of_each), strict=True)
+            tensors = {"w": params, **dict(zip(names, state, strict=True))}
+            if settings.radius == "initial":
+                tensors["radius"] = [s.get("radius", s["scale"]) for s in of_each]
+            for name, column in tensors.items():
+                before = known.get((start, name))
+                if before is None or not before.holds(column):
+                    known[start, name] = Column(column)
+            columns = {"g": Column([g for _, g in some])}
+            columns |= {name: known[start, name] for name in tensors}
+            routes = cpu_routes(columns, settings, (None,) * len(some))
             shapes = [found.shape for found in routes if found.shape]
             if len(shapes) < len(routes):
                 return None
-            batch.add(shapes, {"w": params, "g": gradients, **columns})
+            batch.add(shapes, columns)
     except (KeyError, RuntimeError):  # state that is missing, or no memory: to be asked one by one
         return None
     return batch
@@ -340,10 +359,11 @@ def _plan_rule(part: LocalGroup, whole: Mapping[str, Any]) -> LocalStep:
             (triton if found.path == TRITON else others).append(step)
     batch = None
     if fits:
-        columns = {"w": [p for p, _, _ in fits], "g": [g for _, g, _ in fits]}
+        tensors = {"w": [p for p, _, _ in fits], "g": [g for _, g, _ in fits]}
         for name in Settings.of(hyper, group["neuron_axes"]).state():
-            of_each = [part.states[p] for p in columns["w"]]
-            columns[name] = [s.get(name, s["scale"]) for s in of_each]
+            of_each = [part.states[p] for p in tensors["w"]]
+            tensors[name] = [s.get(name, s["scale"]) for s in of_each]
         batch = Batch(hyper)
+        columns = {name: Column(column) for name, column in tensors.items()}
         batch.add([shape for _, _, shape in fits], columns)
     return LocalStep(part.key, hyper, group["foreach"] is not False, batch, triton, others)

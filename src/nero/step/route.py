@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from nero.geometry import split_view
 from nero.groups import hyper_of, index_of, layout_of, parameter_name
 from nero.kernels.cpu.library import INSTRUCTION_SET, Missing, load
 from nero.kernels.cpu.step import Settings, Shape, shape_of
-from nero.kernels.facts import Facts, are_on_cpu, are_plain, facts
+from nero.kernels.facts import Column, ColumnFacts, Facts, of_each
 from nero.kernels.triton import launch as triton
 from nero.neurons import NeuronLayout
 from nero.rounding import Place
@@ -92,60 +92,49 @@ def route(
         if reason:
             return Route(FOREACH, reason)
         settings = Settings.of(hyper_of(group), axes)
-        columns = {name: [state[name]] for name in settings.state() if name in state}
-        return cpu_routes([p], [g], columns, settings, [place])[0]
+        tensors = {"w": p, "g": g, **{n: state[n] for n in settings.state() if n in state}}
+        columns = {name: Column([x]) for name, x in tensors.items()}
+        return cpu_routes(columns, settings, (place,))[0]
     if group["foreach"] is False:
         return Route(SINGLE, "foreach=False")
     return Route(FOREACH, "foreach=True" if group["foreach"] else "fused=False")
 
 
 def cpu_routes(
-    params: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    states: Mapping[str, Sequence[Any]],
-    settings: Settings,
-    places: Sequence[Place | None],
-) -> list[Route]:
+    columns: Mapping[str, Column], settings: Settings, places: tuple[Place | None, ...]
+) -> Sequence[Route]:
     """The paths of parameters of a group that takes the CPU kernel where it fits.
 
     Args:
-        params: the parameters, plain tensors or subclasses.
-        gradients: of each.
-        states: by name, of each.
+        columns: by name, the parameters ("w"), their gradients ("g") and their state.
         settings: of the group.
-        places: of each.
+        places: of each parameter.
     """
-    columns = [params, gradients, *states.values()]
-    reason = ""
-    for column in columns:
-        if not are_plain(column):
-            kind = next(type(x) for x in column if not are_plain([x]))
-            reason = f"it, its gradient or its state is a {kind.__name__}"
-        elif not are_on_cpu(column):
-            device = next(x.device for x in column if not are_on_cpu([x]))
-            reason = f"it, its gradient or its state is on {device}"
-        if reason:
-            return [Route(FOREACH, reason)] * len(params)
-    try:
-        asked = [field for column in columns for field in facts(column)]
-        return list(map(_cpu_route(settings, tuple(states)), places, *asked))
-    except RuntimeError:  # torch's, of tensors without strides or storage
-        reason = "it, its gradient or its state does not lie in memory"
-        return [Route(FOREACH, reason)] * len(params)
+    for column in columns.values():
+        if column.reason:
+            reason = f"it, its gradient or its state {column.reason}"
+            return [Route(FOREACH, reason)] * len(places)
+    return _routes(settings, places, tuple((name, x.facts) for name, x in columns.items()))
 
 
-@functools.lru_cache(maxsize=2**6)
-def _cpu_route(settings: Settings, names: tuple[str, ...]) -> Callable[..., Route]:
-    """The function from a place and the facts of all tensors of a parameter to its route."""
+@functools.lru_cache(maxsize=2**8)
+def _routes(
+    settings: Settings, places: tuple[Place | None, ...], asked: tuple[tuple[str, ColumnFacts], ...]
+) -> Sequence[Route]:
+    names = [name for name, _ in asked]
+    rows = zip(places, *(of_each(facts) for _, facts in asked), strict=True)
+    return [
+        _cpu_route(settings, place, tuple(zip(names, row, strict=True))) for place, *row in rows
+    ]
 
-    @functools.lru_cache(maxsize=2**13)
-    def route_of(place: Place | None, *asked: Any) -> Route:
-        fields = len(Facts._fields)
-        w, g, *state = (Facts(*asked[i : i + fields]) for i in range(0, len(asked), fields))
-        found = shape_of(settings, place, w, g, dict(zip(names, state, strict=True)))
-        return Route(FOREACH, found) if isinstance(found, str) else Route(CPU, "", found)
 
-    return route_of
+@functools.lru_cache(maxsize=2**13)
+def _cpu_route(
+    settings: Settings, place: Place | None, asked: tuple[tuple[str, Facts], ...]
+) -> Route:
+    state = dict(asked)
+    found = shape_of(settings, place, state.pop("w"), state.pop("g"), state)
+    return Route(FOREACH, found) if isinstance(found, str) else Route(CPU, "", found)
 
 
 def _on_cuda(p: Tensor) -> bool:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from nero.geometry import working_dtype
 from nero.kernels.cpu.library import GroupFields, Library, load
-from nero.kernels.facts import Facts
+from nero.kernels.facts import Column, Facts
 from nero.neurons import AxisSpec, NeuronLayout, blocks_by_axis
 from nero.rounding import Place, is_stochastic
 from nero.state import Hyper, constraints, state_shapes
@@ -132,39 +131,28 @@ class Batch:
         lr = -lr if hyper.maximize else lr
         max_turn = math.inf if hyper.max_turn is None else hyper.max_turn
         self._fields = GroupFields(lr, hyper.beta, hyper.momentum, radius, nonfinite, max_turn)
-        self._columns = {name: array("Q") for name in ("shape", "w", "g", *STATE)}
+        self._columns: dict[str, array[int]] = defaultdict(lambda: array("Q"))
         self._kept: list[Any] = []
 
-    def add(self, shapes: Sequence[Shape], columns: Mapping[str, Sequence[Tensor]]) -> None:
+    def add(self, shapes: Sequence[Shape], columns: Mapping[str, Column]) -> None:
         """Add tensors.
 
         Args:
             shapes: one for each tensor.
             columns: by name, the tensors ("w"), their gradients ("g") and their state.
-
-        Raises:
-            RuntimeError: a tensor does not lie in memory.
         """
-        self._columns["shape"].extend([shape.address for shape in shapes])
-        for name, column in self._columns.items():
-            if name in columns:
-                column.extend(_addresses(columns[name]))
-            elif name != "shape":
-                column.extend(repeat(0, len(shapes)))
+        self._columns["shape"].fromlist([shape.address for shape in shapes])
+        for name, column in columns.items():
+            self._columns[name].fromlist(column.addresses)
         self._kept.append((shapes, columns))
 
     def run(self) -> int:
         """Update them and count their steps; returns how many neurons were skipped."""
         library = load()
         assert isinstance(library, Library)
-        return library.step(list(self._columns.values()), self._fields)
-
-
-def _addresses(tensors: Sequence[Tensor]) -> list[int]:
-    found = list(map(Tensor.data_ptr, tensors))
-    if not all(found) and any(x.numel() for x, at in zip(tensors, found, strict=True) if not at):
-        raise RuntimeError("a tensor does not lie in memory")
-    return found
+        absent = array("Q", bytes(8 * len(self._columns["shape"])))
+        names = ("shape", "w", "g", *STATE)
+        return library.step([self._columns.get(name, absent) for name in names], self._fields)
 
 
 def _why_not(w: Facts, g: Facts) -> str:
