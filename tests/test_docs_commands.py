@@ -1,7 +1,7 @@
 """The shell commands of the documentation.
 
 The programs that a page has its reader write are run. Of what takes minutes, the command's own
-parser or --help is asked whether it takes the arguments; make lists what it would do.
+parser, --help or source is asked whether it takes the arguments; make lists what it would do.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def check_nero(words: list[str], folder: Path) -> str:
 
 
 def check_python(words: list[str], folder: Path) -> str:
-    """A program of the page is run; of a longer one, --help lists every option that is given."""
+    """A program of the page is run; a longer one has every option that is given."""
     arguments = words[1:]
     if arguments[:2] == ["-m", "venv"]:
         return run([sys.executable, *arguments, "--without-pip"], folder)
@@ -85,12 +85,15 @@ def check_python(words: list[str], folder: Path) -> str:
     found = find_spec(program[1]) if program[0] == "-m" else (ROOT / program[0]).exists()
     assert found, f"{shlex.join(words)}: there is no such program"
     for option in (word for word in arguments[len(program) :] if word.startswith("--")):
-        assert re.search(rf"{option}\b", help_of(*program)), f"{shlex.join(words)}: no {option}"
+        assert re.search(rf"{option}\b", options_of(*program)), f"{shlex.join(words)}: no {option}"
     return ""
 
 
 @cache
-def help_of(*program: str) -> str:
+def options_of(*program: str) -> str:
+    """A text with the options of a program: a file, or what --help prints of a module."""
+    if program[0] != "-m":
+        return (ROOT / program[0]).read_text("utf-8")
     return run([sys.executable, *program, "--help"], ROOT)
 
 
@@ -103,8 +106,15 @@ def check_torchrun(words: list[str], folder: Path) -> str:
 
 
 def check_pytest(words: list[str], folder: Path) -> str:
-    """It finds the tests; nothing runs."""
-    return run([sys.executable, "-m", "pytest", "--collect-only", *words[1:]], ROOT)
+    """There are such tests in its file; nothing runs."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("file")
+    parser.add_argument("-k", default="test_")
+    parser.add_argument("-s", action="store_true")
+    arguments = parser.parse_args(words[1:])
+    tests = (ROOT / arguments.file).read_text("utf-8")
+    assert re.search(rf"^def test_\w*{arguments.k.removeprefix('test_')}", tests, re.MULTILINE)
+    return ""
 
 
 def check_source(words: list[str], folder: Path) -> str:
