@@ -58,8 +58,8 @@ def is_exchanged(p: Tensor, group: Mapping[str, Any]) -> bool:
 def check_everywhere(groups: Sequence[Mapping[str, Any]], position: int | None = None) -> None:
     """See that processes that exchange layers have gradients of the same ones.
 
-    They would wait for each other for ever. Takes one all-reduce of 4 bytes a parameter, and waits for
-    the device; groups that are `capturable`, whose step may not wait, are not asked.
+    They would wait for each other for ever. Takes one all-reduce of 4 bytes a parameter, and waits
+    for the device; groups that are `capturable`, whose step may not wait, are not asked.
 
     Args:
         groups: the groups of a step.
