@@ -1,6 +1,6 @@
 """Run the CUDA kernel in Triton's interpreter and print how far it is from rule.py, as JSON.
 
-A script of its own, `python cuda_cases.py GROUP`: Triton decides when it is imported whether it
+A script of its own, `python cuda_cases.py GROUP...`: Triton decides when it is imported whether it
 interprets, and the other tests have imported it by then. Each case is named in its output, with
 figures that `test_triton.py` holds to limits.
 """
@@ -291,4 +291,6 @@ def launches() -> Iterator[tuple[str, Figures]]:
 if __name__ == "__main__":
     assert os.environ["TRITON_INTERPRET"] == "1"
     torch.set_num_threads(1)
-    json.dump(dict(globals()[sys.argv[1]]()), sys.stdout)
+    found = [each for group in sys.argv[1:] for each in globals()[group]()]
+    assert len(dict(found)) == len(found), "two cases have one name"
+    json.dump(dict(found), sys.stdout)

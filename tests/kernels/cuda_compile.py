@@ -30,13 +30,17 @@ FEW = 1 << 8 | 1 << cuda_plan.LONG_STRIDED
 HYPER = Hyper(0.01, 0.999, 0.0, True, "unit", "skip", False, False)
 
 
-def cases() -> Iterator[tuple[str, dict[str, Any]]]:
-    for kind in KINDS:
-        yield f"kind {kind}", {"kinds": 1 << kind}
-    yield (
-        f"kind {cuda_plan.LAST_ROW}, momentum",
-        {"kinds": 1 << cuda_plan.LAST_ROW, "momentum": 0.9},
-    )
+def cases(capability: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each kind and each option for one of the two capabilities, the largest kind for both."""
+    last, newer = cuda_plan.LAST_ROW, capability == 90
+    for index, kind in enumerate(KINDS):
+        if kind == last or index % 2 == newer:
+            yield f"kind {kind}", {"kinds": 1 << kind}
+    yield f"kind {last}, momentum", {"kinds": 1 << last, "momentum": 0.9}
+    yield from [*options()][newer::2]
+
+
+def options() -> Iterator[tuple[str, dict[str, Any]]]:
     # Those whose registers are the fullest.
     for kind in (cuda_plan.ENTRIES, cuda_plan.FIRST_ROW, 6, cuda_plan.LAST_ROW):
         yield f"kind {kind}, capped", {"kinds": 1 << kind, "max_turn": 1.0}
@@ -101,5 +105,6 @@ def resources(ptx: str) -> dict[str, int]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    seen = {name: compiled(int(sys.argv[1]), **case) for name, case in cases()}
+    capability = int(sys.argv[1])
+    seen = {name: compiled(capability, **case) for name, case in cases(capability)}
     json.dump(seen, sys.stdout)

