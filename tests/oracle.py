@@ -24,11 +24,13 @@ class OracleTensor:
         radius: str | float | None,
         momentum: float,
         max_turn: float = inf,
+        relative: bool = False,
     ) -> None:
         self.shape = w.shape
         self.w = [float(x) for x in w.flatten()]
         self.neurons = neurons
         self.beta, self.momentum, self.max_turn = beta, momentum, max_turn
+        self.relative = relative
         bias = w.ndim < 2
         self.center = center and not bias
         self.radius = None if bias else radius
@@ -37,7 +39,7 @@ class OracleTensor:
         self.m = [0.0] * len(self.w)
         if bias:
             sigma = sum(abs(x) for x in self.w) / len(self.w)
-            self.r = [sigma or 0.01] * len(neurons)
+            self.r = [1.0 if relative else sigma or 0.01] * len(neurons)
             return
         if self.center:
             for entries in neurons:
@@ -67,8 +69,11 @@ class OracleTensor:
             if v_hat == 0:
                 continue
             v_hat = max(v_hat, square / self.max_turn**2)
+            r = self.r[k]
+            if self.relative and self.radius is None:
+                r = max(r, self._norm(entries))
             for i in entries:
-                self.w[i] -= lr * self.r[k] * flat[i] / sqrt(v_hat)
+                self.w[i] -= lr * r * flat[i] / sqrt(v_hat)
             if self.center:
                 self._subtract_mean(entries)
             if self.radius is not None:

@@ -31,6 +31,8 @@ ENTRY_SCALE = (TINY, 0.01)
 NEURON_SCALE = (0.1, 1.0)
 # What stands for the size of gains that start at zero but under preset "paper": that of most gains.
 GAIN_SCALE = 1.0
+# Of biases and gains whose steps follow their size: the outputs that they add to are of this size.
+RELATIVE_SCALE = 1.0
 
 FROM_ZERO = (
     "the weights start at (nearly) zero. They grow from there, each neuron by about lr a step, and "
@@ -137,6 +139,8 @@ def project_parameter_(p: Tensor, group: Mapping[str, Any]) -> None:
 
 def _scale(p: Tensor, layout: NeuronLayout, group: Mapping[str, Any]) -> Tensor:
     """The mean norm of a tensor's neurons, or what stands for it where that is small."""
+    if group["relative"] and layout.fan_in == 1:
+        return torch.full((), RELATIVE_SCALE, dtype=working_dtype(p.dtype), device=p.device)
     least, instead = ENTRY_SCALE if layout.fan_in == 1 else NEURON_SCALE
     if group.get("role") == "gain" and group.get("preset", "paper") != "paper":
         instead = GAIN_SCALE

@@ -23,6 +23,7 @@ OPTIONS = (
     "beta",
     "center",
     "radius",
+    "relative",
     "neuron_axes",
     "momentum",
     "orthogonal",
@@ -53,7 +54,7 @@ FOREIGN_KEYS = (
     *("max_momentum", "base_momentum", "weight_decay"),
 )
 # What an optimizer has that was pickled before there were these options.
-NEWER = {"orthogonal": False, "blocks": 1}
+NEWER = {"orthogonal": False, "blocks": 1, "relative": False}
 RADII = ("unit", "initial")
 NONFINITE = ("skip", "raise", "propagate")
 
@@ -79,7 +80,7 @@ def check_hyperparameters(options: Mapping[str, Any]) -> None:
         raise TypeError(f"seed must be an integer in [0, 2**32), got {seed!r}")
     if not 0 <= seed < SEEDS:
         raise ValueError(f"seed must be in [0, 2**32), got {seed!r}")
-    for name in ("center", "orthogonal", "maximize", "capturable"):
+    for name in ("center", "relative", "orthogonal", "maximize", "capturable"):
         if not isinstance(options[name], bool):
             raise TypeError(f"{name} must be True or False, got {options[name]!r}")
     for name in ("foreach", "fused"):

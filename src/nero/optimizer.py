@@ -67,6 +67,10 @@ class Nero(Optimizer):
         radius: norm of each neuron. "unit": 1; "initial": the norm it had at construction, after
             centring if on, or when its group was set to this; a positive float; None: free.
             Default "unit". `center=True, radius="unit"` is the paper.
+        relative: where norms are free, and of biases and gains: step in proportion to the neuron's
+            or entry's present size, or to its tensor's `scale` where that is larger (1 for
+            biases and gains), so that outputs of any size can be learnt. For heads. Takes
+            PyTorch's operators. Default False.
         neuron_axes: the axes that count neurons, the others being fan-in; an entry `(axis,
             blocks)` cuts an axis into blocks, of which only the block counts. Default (0,), right
             for linear layers and convolutions. See `nero.NeuronLayout`.
@@ -112,10 +116,11 @@ class Nero(Optimizer):
     State of a parameter, in float32 whatever the parameter's dtype (float64 for float64):
     `step` (0-d), `rms` (the root of v, one entry per neuron, `NeuronLayout.neuron_shape`),
     `scale` (0-d: mean absolute value of a bias or gain, 0.01 where that is below 1e-3; mean neuron
-    norm where it is free, 1 where that is below 0.1; otherwise 1), with `radius="initial"` also
-    `radius` (one per neuron), with momentum `exp_avg` (the parameter's shape) and with
-    `rounding="stochastic"` `seed` (0-d, int64). `scale` and `radius` are measured at construction
-    and, where weights were loaded since, again at the parameter's first step.
+    norm where it is free, 1 where that is below 0.1; otherwise, and of a bias or gain under
+    `relative`, 1), with `radius="initial"` also `radius` (one per neuron), with momentum `exp_avg`
+    (the parameter's shape) and with `rounding="stochastic"` `seed` (0-d, int64). `scale` and
+    `radius` are measured at construction and, where weights were loaded since, again at the
+    parameter's first step.
 
     A neuron that cannot be projected is left where it is rather than turned into NaN or noise:
     where the fan-in is below 3 (below 2 with one of the two constraints), its tensor is treated
@@ -158,6 +163,7 @@ class Nero(Optimizer):
         *,
         center: bool = True,
         radius: str | float | None = "unit",
+        relative: bool = False,
         neuron_axes: Iterable[object] = (0,),
         momentum: float = 0.0,
         orthogonal: bool = False,

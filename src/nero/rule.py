@@ -10,6 +10,10 @@ For each neuron with weights w and gradient g, at this parameter's t-th step (Li
 Biases and gains have no fan-in: each entry is its own neuron, r is their scale sigma_b, and
 nothing is projected.
 
+Free neurons (radius None) and entries step by lr sigma, where sigma was measured at construction.
+With `relative` it is max(sigma, ||w||): the step is in proportion to the neuron or entry as it is
+now, so that a size of any order is reached in a number of steps that is its logarithm over lr.
+
 Where `max_turn` caps the angle, sqrt(v / (1 - beta^t)) is at least ||g|| / max_turn: no neuron
 turns by more than max_turn lr, not even one whose gradient comes rarely, and so is large beside
 its running average.
@@ -49,6 +53,7 @@ def nero_(
     center: bool,
     radius: float | Tensor | None,  # the norm to project to
     max_turn: float | None = None,  # the largest step in multiples of lr r; None for no cap
+    relative: bool = False,  # whether r is at least the norm that a free neuron has now
     maximize: bool = False,
     propagate: bool = False,
 ) -> Tensor:
@@ -69,6 +74,8 @@ def nero_(
     rms_hat = rms / debias**0.5
     if max_turn is not None:
         rms_hat = torch.maximum(rms_hat, g_norm / max_turn)
+    if relative and radius is None:
+        r = axis_norm(w, axes).clamp(min=r)
     step = lr * r * (-1 if maximize else 1)
     turns = seen & (g_norm != 0) & (rms_hat != 0) & (step != 0)
 

@@ -30,6 +30,7 @@ class Hyper(NamedTuple):
     capturable: bool
     rounding: str = "nearest"
     max_turn: float | None = None
+    relative: bool = False
 
 
 class TensorStep(NamedTuple):
@@ -226,6 +227,7 @@ def rule_arguments(
         "center": center,
         "radius": radius,
         "max_turn": hyper.max_turn,
+        "relative": hyper.relative,
         "maximize": hyper.maximize,
         "propagate": hyper.nonfinite == "propagate",
     }

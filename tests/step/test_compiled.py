@@ -34,6 +34,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"center": False, "radius": None, "maximize": True},
     {"neuron_axes": ((0, 2), 1), "radius": 2.0},
     {"max_turn": 1.0},
+    {"center": False, "radius": None, "relative": True},
     {"orthogonal": True, "momentum": 0.9},
 ]
 

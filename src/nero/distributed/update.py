@@ -163,6 +163,8 @@ def _plan(step: ShardedStep, sums: Tensor) -> Plan:
     seen = torch.ones_like(finite) if rule["propagate"] else finite
     rms = _remember(step, rule, torch.where(finite, g_norm, torch.nan), seen)
 
+    if rule["relative"] and rule["radius"] is None:
+        rule["r"] = w_norm.clamp(min=rule["r"])
     rate = rule["lr"] * rule["r"] * rule["debias"] ** 0.5 / rule["debias_m"]
     turns = seen & (g_norm != 0) & (rms != 0) & (rate != 0)
     if rule["max_turn"] is not None:

@@ -21,8 +21,9 @@ Options = Mapping[str, Any]
 
 # What an override may set: the options of a group of Nero's, and the role.
 OPTIONS = (
-    *("lr", "beta", "center", "radius", "neuron_axes", "momentum", "orthogonal", "blocks"),
+    *("lr", "beta", "center", "radius", "relative", "neuron_axes", "momentum", "orthogonal"),
     *(
+        "blocks",
         "max_turn",
         "nonfinite",
         "maximize",

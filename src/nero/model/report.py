@@ -73,7 +73,8 @@ def _constraint(group: Mapping[str, Any], layouts: Iterable[Any]) -> str:
     norm = {"unit": "norm 1", "initial": "own norm"}.get(
         radius, f"norm {radius:.3g}" if isinstance(radius, float) else f"norm {radius}"
     )
-    return ", ".join(["mean 0"] * center + [norm] * normalize) or "free"
+    relative = ["relative steps"] * (group["relative"] and not normalize)
+    return ", ".join(["mean 0"] * center + [norm] * normalize + relative) or "free"
 
 
 def _pattern(name: str) -> str:

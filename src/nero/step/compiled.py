@@ -175,6 +175,7 @@ def fused_step_(
         "rounding": rounding,
         "max_turn": None if max_turn == math.inf else max_turn,
         "orthogonal": False,
+        "relative": False,  # such groups take no kernel
         "neuron_axes": tuple(
             (axis, blocks) if blocks else axis
             for axis, blocks in zip(neuron_axes[::2], neuron_axes[1::2], strict=True)

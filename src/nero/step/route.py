@@ -35,6 +35,8 @@ FOREACH = "foreach"
 SINGLE = "one tensor after another"
 SHARDED = "all-reduced sums"
 
+NO_RELATIVE = "the kernel has no steps in proportion to present norms (relative)"
+
 States = Mapping[Tensor, dict[str, Any]]
 
 
@@ -75,6 +77,8 @@ def route(
             return Route(SHARDED, "its neurons are sharded over processes")
         axes, state = shards.local_axes, {name: local(x) for name, x in state.items()}
         p, g = local(p), local(g)
+    if group["relative"] and group["foreach"] is not False:
+        return Route(FOREACH, NO_RELATIVE)
     if group["fused"] and _on_cuda(p):
         layout = NeuronLayout(tuple(p.shape), axes)
         m = state.get("exp_avg") if group["momentum"] > 0 else None
@@ -154,6 +158,8 @@ def no_kernel() -> str:
 
 def wants_kernel(group: Mapping[str, Any]) -> bool:
     """Whether a group takes the compiled kernel where it fits: unless another path is chosen."""
+    if group["relative"]:
+        return False
     return bool(group["fused"]) or (group["fused"] is None and group["foreach"] is None)
 
 
