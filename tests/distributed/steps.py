@@ -14,6 +14,7 @@ CONSTRAINTS: list[dict[str, Any]] = [
     {"center": False, "radius": "initial"},
     {"center": True, "radius": None, "momentum": 0.9},
     {"center": False, "radius": 2.5, "maximize": True},
+    {"center": False, "radius": None, "relative": True},
 ]
 
 
