@@ -267,11 +267,20 @@ def test_a_few_steps_train(case: Case, fresh: bool) -> None:
 def test_long_rows_turn_less_and_no_number_is_needed() -> None:
     for momentum, fresh in ((0.9, True), (0.0, True), (0.9, False)):
         deep = for_model(mlp(60), batch=ROWS, fresh=fresh, momentum=momentum)
-        expected = TURN[momentum > 0] * rate_factor(60, isometric=fresh)
+        # Rows drawn anew have no momentum, and so the rates of networks without.
+        expected = TURN[momentum > 0 and not fresh] * rate_factor(60, isometric=fresh)
         assert {group["lr"] for group in deep.param_groups} == {expected}
         assert f"{expected:.3g}" in repr(deep)
+        for group in deep.param_groups:
+            assert group["orthogonal"] == (group["role"] == "weight" and not fresh)
+            assert group["momentum"] == (0.0 if fresh or group["role"] == "bias" else momentum)
     given = for_model(mlp(60), batch=ROWS, fresh=True, turn=0.5)
-    assert given.param_groups[0]["lr"] == 0.5 * rate_factor(60, isometric=True)
+    assert given.param_groups[0]["lr"] == 2 * 0.5 * rate_factor(60, isometric=True)
+    asked = for_model(
+        mlp(60), batch=ROWS, fresh=True, orthogonal=True, overrides={"*.weight": {"momentum": 0.5}}
+    )
+    weights = next(group for group in asked.param_groups if group["role"] == "weight")
+    assert (weights["orthogonal"], weights["momentum"]) == (True, 0.5)
     blind = for_model(mlp(60), fresh=True)
     assert {group["lr"] for group in blind.param_groups} == {TURN[True]}
     assert "a batch would show" in repr(blind)
@@ -334,6 +343,40 @@ def test_a_linear_layer_on_the_batch_is_not_centred() -> None:
     lstm = nn.LSTM(4, 8)
     groups = groups_by_name(for_model(lstm, batch=torch.randn(3, 2, 4), fresh=True))
     assert all(group["center"] for group in groups.values() if group["role"] == "weight")
+
+
+def test_a_head_with_few_outputs_learns_its_size() -> None:
+    """Targets of size 100 are far beyond what neurons of norm 1 reach."""
+    torch.manual_seed(0)
+    model = mlp(2, width=32, inputs=8, outputs=1)
+    x = torch.randn(256, 8)
+    y = 100 * (1 + x[:, :1].abs())
+    optimizer = for_model(model, batch=x, fresh=True)
+    groups = groups_by_name(optimizer)
+    for name, radius in (("2.weight", None), ("2.bias", None), ("0.weight", "unit")):
+        assert groups[name]["radius"] == radius
+        assert groups[name]["relative"] == name.startswith("2.")
+    assert torch.allclose(model[2].weight.norm(dim=1), torch.ones(1))
+    steps = 800
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 * (1 - step / steps)
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1 * y.var().item()
+    assert model[2].weight.norm() > 30
+
+
+def test_a_head_of_many_outputs_keeps_norm_1() -> None:
+    model = mlp(2, width=8, outputs=12)
+    groups = groups_by_name(for_model(model, batch=ROWS, fresh=True))
+    assert (groups["2.weight"]["radius"], groups["2.weight"]["relative"]) == ("unit", False)
+    assert not groups["2.bias"]["relative"]
+    # A trained head is free without a change to it.
+    trained = groups_by_name(for_model(mlp(), batch=ROWS, fresh=False))
+    assert (trained["4.weight"]["center"], trained["4.weight"]["radius"]) == (False, None)
 
 
 def test_embeddings_start_at_norm_1_and_are_free() -> None:
@@ -435,7 +478,8 @@ def test_options_and_overrides_pass_through() -> None:
     assert not groups["0.weight"]["orthogonal"]
     assert groups["0.weight"]["radius"] == 2.0
     assert groups["2.weight"]["radius"] is None
-    assert groups["4.weight"]["radius"] == "unit"  # a head is no hidden weight
+    assert groups["4.weight"]["radius"] is None  # a head is no hidden weight
+    assert groups["4.weight"]["relative"]
     assert (groups["0.bias"]["lr"], groups["0.bias"]["momentum"]) == (0.5, 0.5)
 
 

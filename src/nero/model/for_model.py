@@ -26,12 +26,14 @@ from nero.model.recommendation import (
     MOMENTUM,
     TURN,
     Network,
+    drawn_options,
     first_norm,
     given,
     has_gains,
     held_norm,
     options_for,
     rate_for,
+    small_heads,
 )
 from nero.model.report import table
 from nero.model.run import unwrap
@@ -85,7 +87,8 @@ def for_model(
             `fresh`, its plain parts. Without one all layers get the same rate.
         fresh: True: the weights are to be trained from the start. Where the batch shows plain
             chains of more than 16 layers, `nero.initialize_` draws their weights anew and sets
-            their biases to zero; then every neuron is projected. False: the weights are trained
+            their biases to zero, and they take the paper's rule without momentum; then every
+            neuron is projected. False: the weights are trained
             ones, and every bit of them stays; neurons keep their norms.
         turn: how far the network turns in a step, in radians: the learning rate of all layers but
             those in long rows. Default 0.03 with momentum, 0.06 without.
@@ -116,7 +119,7 @@ def for_model(
         >>> model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
         >>> optimizer = nero.for_model(model, batch=torch.randn(8, 64), fresh=True)
         >>> [(group["role"], group["lr"]) for group in optimizer.param_groups]
-        [('weight', 0.03), ('bias', 0.03), ('head', 0.03)]
+        [('weight', 0.03), ('bias', 0.03), ('head', 0.03), ('bias', 0.03)]
     """
     _check_arguments(fresh, turn, momentum, options)
     of_weights = {name: options.pop(name) for name in OF_WEIGHTS if name in options}
@@ -132,7 +135,12 @@ def for_model(
         unknown="vectors",
     )
     _warn_of_unknown(assignments)
-    network = Network(fresh, layers_by_parameter(model, layers), has_gains(model))
+    network = Network(
+        fresh,
+        layers_by_parameter(model, layers),
+        has_gains(model),
+        small_heads(assignments),
+    )
     overrides = overrides or {}
     for each in assignments:
         each.options = options_for(each, network, of_weights, overrides)
@@ -146,9 +154,11 @@ def for_model(
         norm = None if layer is None else norms.get(layer.name)
         if norm is not None and "radius" not in {**of_weights, **given(each, overrides)}:
             each.options |= held_norm(each, norm)
-        if start := first_norm(each, network):
+        if start := first_norm(each, network, overrides):
             project_(each.parameter, each.layout, center=each.options["center"], radius=start)
-        rate = rate_for(each, network, turn, drawn=norm is not None)
+        if norm is not None:
+            each.options |= drawn_options(each, of_weights, overrides)
+        rate = rate_for(each, network, turn, momentum, drawn=norm is not None)
         each.options = {"lr": rate, **each.options}
     optimizer = ForModel(_groups(assignments, network.preset), **options)
     optimizer.notes = _notes(batch, turn, assignments, network, done)

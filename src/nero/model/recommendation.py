@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -43,6 +43,15 @@ WITHOUT_GAINS: Options = {"center": True, "radius": "initial"}
 # Of a linear layer on the batch itself: the mean of a few inputs is not to be missed.
 ON_THE_BATCH: Options = {"center": False}
 
+# Of a head with no more outputs than inputs, as of a regression or a few classes: it learns its
+# size, in steps that are in proportion to it, and so does its bias. A vocabulary's would overfit.
+SMALL_HEAD = Role({"center": True, "radius": None, "relative": True}, start=1.0)
+SMALL_HEAD_BIAS = Role({"momentum": 0.0, "relative": True})
+
+# Of hidden weights and heads of a chain that was drawn anew: only its start is an isometry, which
+# the weights leave too fast with momentum or orthogonal directions.
+DRAWN: Options = {"orthogonal": False, "momentum": 0.0}
+
 MAX_TURN = 1.0
 MOMENTUM = 0.9
 # turn where none is given: with momentum, and without. Momentum lengthens steps.
@@ -58,11 +67,20 @@ class Network(NamedTuple):
         fresh: whether its weights are to be trained from the start.
         layers: the traced layer of each parameter, by identity.
         gains: whether it has a normalisation with gains, or none without.
+        small_heads: the modules of heads with no more outputs than inputs, by name.
     """
 
     fresh: bool
     layers: Mapping[int, TracedLayer]
     gains: bool
+    small_heads: frozenset[str]
+
+    def role(self, each: Assignment) -> Role:
+        """The role of one of its parameters."""
+        roles = FRESH if self.fresh else TRAINED
+        if self.fresh and each.names[0].rpartition(".")[0] in self.small_heads:
+            roles = {**roles, "head": SMALL_HEAD, "bias": SMALL_HEAD_BIAS}
+        return roles[each.role]
 
     @property
     def preset(self) -> str:
@@ -77,6 +95,15 @@ def has_gains(model: nn.Module) -> bool:
     return any(found) or not found
 
 
+def small_heads(assignments: Iterable[Assignment]) -> frozenset[str]:
+    """The modules of heads with no more outputs than inputs, by name."""
+    return frozenset(
+        each.names[0].rpartition(".")[0]
+        for each in assignments
+        if each.role == "head" and each.layout.neurons <= each.layout.fan_in
+    )
+
+
 def options_for(
     each: Assignment, network: Network, of_weights: Options, overrides: Mapping[str, Options]
 ) -> dict[str, Any]:
@@ -89,7 +116,7 @@ def options_for(
         overrides: the caller's, by pattern of names; these win.
     """
     set_by_name = given(each, overrides)
-    decided = dict((FRESH if network.fresh else TRAINED)[each.role].options)
+    decided = dict(network.role(each).options)
     if network.fresh:
         decided |= _by_place(each, network)
     usual = PRESETS[network.preset].get(each.role)
@@ -121,18 +148,42 @@ def given(each: Assignment, overrides: Mapping[str, Options]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name in each.options}
 
 
-def rate_for(each: Assignment, network: Network, turn: float, *, drawn: bool) -> float:
-    """The learning rate of a parameter; `drawn`: whether its layer was drawn anew."""
+def rate_for(
+    each: Assignment, network: Network, turn: float, momentum: float, *, drawn: bool
+) -> float:
+    """The learning rate of a parameter.
+
+    Args:
+        each: the parameter.
+        network: its model.
+        turn: of the network.
+        momentum: of the network.
+        drawn: whether its layer was drawn anew, which then has no momentum.
+    """
     layer = network.layers.get(id(each.parameter))
-    role = (FRESH if network.fresh else TRAINED)[each.role]
-    return turn * role.rate * rate_factor(1 if layer is None else layer.row, isometric=drawn)
+    if drawn and momentum > 0:
+        turn *= TURN[False] / TURN[True]
+    row = 1 if layer is None else layer.row
+    return turn * network.role(each).rate * rate_factor(row, isometric=drawn)
 
 
-def first_norm(each: Assignment, network: Network) -> float | None:
+def drawn_options(
+    each: Assignment, of_weights: Options, overrides: Mapping[str, Options]
+) -> Options:
+    """What a layer that was drawn anew takes besides; what the caller set stays."""
+    if each.role not in ("weight", "head"):
+        return {}
+    theirs = given(each, overrides).keys() | of_weights.keys()
+    return {name: value for name, value in DRAWN.items() if name not in theirs}
+
+
+def first_norm(
+    each: Assignment, network: Network, overrides: Mapping[str, Options]
+) -> float | None:
     """The norm that a parameter's neurons start at and leave; None where it is held or kept."""
-    role = (FRESH if network.fresh else TRAINED)[each.role]
-    free = all(each.options[name] == role.options.get(name) for name in ("center", "radius"))
-    return role.start if free else None
+    theirs = {"center", "radius"} & given(each, overrides).keys()
+    free = each.options["radius"] is None and not theirs
+    return network.role(each).start if free else None
 
 
 def held_norm(each: Assignment, norm: float) -> Options:
