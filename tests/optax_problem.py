@@ -27,6 +27,7 @@ TENSORS: dict[str, tuple[tuple[int, ...], tuple[Any, ...]]] = {
     "grouped_transposed": ((4, 3, 2, 2), ((0, 2), 1)),
     "experts": ((2, 3, 5), (0, 1)),
     "attention": ((6, 2, 3), (1, 2)),
+    "tall": ((7, 4), (0,)),
     "narrow": ((5, 2), (0,)),
     "from_zero": ((4, 6), (0,)),
     "whole": ((3, 4), ()),
@@ -49,10 +50,20 @@ CASES: dict[str, dict[str, Any]] = {
     f"{name}, momentum {momentum}": {**options, "momentum": momentum}
     for name, options in CONSTRAINTS.items()
     for momentum in (0.0, 0.9)
-} | {"beta 0": {"beta": 0.0}, "beta 0.9": {"beta": 0.9}}
+} | {
+    "beta 0": {"beta": 0.0},
+    "beta 0.9": {"beta": 0.9},
+    "max_turn 1": {"max_turn": 1.0},
+    "max_turn 0.5, momentum 0.9": {"max_turn": 0.5, "momentum": 0.9},
+    "orthogonal": {"orthogonal": True},
+    "orthogonal, momentum 0.9, max_turn 1": {"orthogonal": True, "momentum": 0.9, "max_turn": 1.0},
+    "orthogonal, free": {"orthogonal": True, "center": False, "radius": None},
+}
 
-# Tensors whose directions are made orthogonal, and the blocks of each.
-DIRECTIONS = {"linear": 1, "conv": 2, "transposed": 1, "grouped_transposed": 1, "experts": 3}
+# Matrices that orthogonal directions treat one by one; 1 where a tensor is not named.
+BLOCKS = {"conv": 2, "experts": 3}
+# Tensors whose first directions are stored.
+DIRECTIONS = ("linear", "conv", "transposed", "grouped_transposed", "experts", "tall")
 # In bfloat16 the two differ where a weight lies at the middle between two numbers.
 LOW_PRECISION = ("both, momentum 0.0", "norm, momentum 0.9")
 

@@ -11,6 +11,7 @@ import nero
 import nero.directions
 from nero.geometry import split_view
 from optax_problem import (
+    BLOCKS,
     CASES,
     DIRECTIONS,
     FROM_TORCH,
@@ -31,7 +32,10 @@ def run(seed: int, dtype: torch.dtype, options: Mapping[str, Any]) -> dict[str, 
         name: torch.nn.Parameter(torch.from_numpy(w).to(dtype))
         for name, w in initial_weights(seed).items()
     }
-    groups = [{"params": [params[name]], "neuron_axes": TENSORS[name][1]} for name in TENSORS]
+    groups = [
+        {"params": [params[name]], "neuron_axes": axes, "blocks": BLOCKS.get(name, 1)}
+        for name, (_, axes) in TENSORS.items()
+    ]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*the weights start at", UserWarning)
         optimizer = nero.Nero(groups, foreach=False, **options)
@@ -54,10 +58,10 @@ def run(seed: int, dtype: torch.dtype, options: Mapping[str, Any]) -> dict[str, 
 def directions(seed: int) -> dict[str, np.ndarray]:
     """Orthogonal directions of the first gradients."""
     found = {}
-    for name, blocks in DIRECTIONS.items():
+    for name in DIRECTIONS:
         g = torch.from_numpy(gradients(seed)[0][name])
         layout = nero.NeuronLayout(tuple(g.shape), TENSORS[name][1])
-        stack = nero.directions.layers(split_view(g, layout), layout, blocks)
+        stack = nero.directions.layers(split_view(g, layout), layout, BLOCKS.get(name, 1))
         u = nero.directions.directions(stack, center=True)
         found[name] = nero.directions.from_layers(u, layout).reshape(g.shape).numpy()
     return found

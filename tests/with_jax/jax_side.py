@@ -16,6 +16,7 @@ from nero.optax.geometry import split
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from optax_problem import (
+    BLOCKS,
     CASES,
     DIRECTIONS,
     FROM_JAX,
@@ -29,7 +30,10 @@ from optax_problem import (
     learning_rate,
 )
 
-DIMS = {name: NeuronDimensionNumbers(axes) for name, (_, axes) in TENSORS.items()}
+DIMS = {
+    name: NeuronDimensionNumbers(axes, blocks=BLOCKS.get(name, 1))
+    for name, (_, axes) in TENSORS.items()
+}
 
 
 @functools.cache
@@ -65,11 +69,11 @@ def run(seed: int, dtype: Any, case: str) -> dict[str, np.ndarray]:
 def orthogonal(seed: int) -> dict[str, np.ndarray]:
     """Orthogonal directions of the first gradients."""
     found = {}
-    for name, blocks in DIRECTIONS.items():
+    for name in DIRECTIONS:
         g = jnp.asarray(gradients(seed)[0][name])
-        layout = DIMS[name].layout(g.shape)
-        u = jax.jit(lambda g, n=layout, b=blocks: directions(split(g, n), n, center=True, blocks=b))
-        found[name] = np.asarray(u(g)).reshape(g.shape)
+        layout, blocks = DIMS[name].layout(g.shape), DIMS[name].blocks
+        u = directions(split(g, layout), layout, center=True, blocks=blocks)
+        found[name] = np.asarray(u).reshape(g.shape)
     return found
 
 

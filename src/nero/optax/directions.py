@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from nero.neurons import NeuronLayout
-from nero.optax.geometry import NOISE_ULPS, Axes, axis_norm, axis_sum
+from nero.optax.geometry import NOISE_ULPS, Axes, axis_sum
 
 # (a, b, c) of each iteration X <- a X + (b G + c G^2) X with G = X X^T, as in nero.directions.
 COEFFICIENTS = (
@@ -22,7 +22,12 @@ ROWS: Axes = (-1,)
 
 
 def directions(
-    d: jax.Array, layout: NeuronLayout, *, center: bool, blocks: int = 1, row_axes: int = 1
+    d: jax.Array,
+    layout: NeuronLayout,
+    *,
+    center: bool | jax.Array,
+    blocks: int = 1,
+    row_axes: int = 1,
 ) -> jax.Array:
     """The direction of every neuron of a layer: polar(d), each neuron's part scaled to norm 1.
 
@@ -45,9 +50,9 @@ def directions(
     stack = jnp.transpose(d, order)
     shape = stack.shape
     stack = jnp.reshape(stack, (-1, rows // blocks, layout.fan_in))
-    finite = jnp.isfinite(axis_norm(stack, ROWS))
-    u = polar(_scaled(stack, finite, center=center))
-    norm = axis_norm(u, ROWS)
+    stack, finite = _scaled(stack, center=center)
+    u = polar(stack)
+    norm = _norm(u, ROWS)
     u = jnp.where(finite, u / jnp.where(norm > 0, norm, 1), jnp.nan)
     inverse = sorted(range(len(order)), key=order.__getitem__)
     return jnp.transpose(jnp.reshape(u, shape), inverse)
@@ -62,31 +67,35 @@ def polar(x: jax.Array) -> jax.Array:
         square = _product(gram, gram)
         if iteration == 0:
             # ||G^2||_F = (sum of sigma^8)^(1/2) bounds the largest sigma to the fourth.
-            bound = jnp.sqrt(jnp.sum(square * square, axis=(-2, -1), keepdims=True))
+            bound = _norm(square, (-2, -1))
             shrink = jax.lax.rsqrt(jnp.where(bound > 0, bound, 1))
             x, gram, square = x * jnp.sqrt(shrink), gram * shrink, square * shrink * shrink
         x = a * x + _product(b * gram + c * square, x)
     return x.mT if tall else x
 
 
-def _scaled(d: jax.Array, finite: jax.Array, *, center: bool) -> jax.Array:
-    """Each matrix of Frobenius norm 1 or zero; rows other than `finite` are zero."""
-    drift = jnp.zeros_like(finite, d.dtype)
-    x = d
-    if center:
-        mean = axis_sum(d, ROWS) / d.shape[-1]
-        x = d - mean
-        # What rounding leaves of a constant row is no direction.
-        noise = NOISE_ULPS * float(jnp.finfo(d.dtype).eps) * math.sqrt(d.shape[-1])
-        drift = noise * jnp.abs(mean)
-    norm = axis_norm(x, ROWS)
-    kept = finite & jnp.isfinite(norm) & (norm > drift)
-    norm = jnp.where(kept, norm, 0)
-    largest = jnp.max(norm, axis=-2, keepdims=True, initial=0)
-    largest = jnp.where(largest > 0, largest, 1)
-    total = jnp.sqrt(jnp.sum((norm / largest) ** 2, axis=-2, keepdims=True))
-    # Two factors, as the product of both may leave the range of the dtype.
-    return jnp.where(kept, x / largest / jnp.maximum(total, 1), 0)
+def _scaled(d: jax.Array, *, center: bool | jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each matrix of Frobenius norm 1, or zero; and which of its rows were finite.
+
+    The others are zero, as are rows without a direction and those below 1e-18 of the largest.
+    """
+    peak = jnp.max(jnp.abs(d), axis=-1, keepdims=True)
+    finite = jnp.isfinite(peak)
+    largest = jnp.max(jnp.where(finite, peak, 0), axis=-2, keepdims=True, initial=0)
+    x = d / jnp.where(largest > 0, largest, 1)
+    mean = jnp.where(center, axis_sum(x, ROWS) / d.shape[-1], 0)
+    x = x - mean
+    # What rounding leaves of a constant row is no direction.
+    noise = NOISE_ULPS * float(jnp.finfo(d.dtype).eps) * math.sqrt(d.shape[-1]) * jnp.abs(mean)
+    norm = _norm(x, ROWS)
+    kept = finite & (norm > noise)
+    total = _norm(jnp.where(kept, norm, 0), (-2,))
+    return jnp.where(kept, x / jnp.where(total > 0, total, 1), 0), finite
+
+
+def _norm(x: jax.Array, axes: Axes) -> jax.Array:
+    """2-norm of numbers whose squares are in range."""
+    return jnp.sqrt(axis_sum(x * x, axes))
 
 
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:

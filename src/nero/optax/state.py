@@ -40,6 +40,8 @@ class ScaleByNeuronRmsState(NamedTuple):
         mu: with momentum the running average of gradients, like the parameters; otherwise None.
         skipped: how often a neuron sat out a step because its gradient was not finite, int32,
             `()`; an entry of a bias counts as a neuron. `optax.tree.get(state, "skipped")`.
+        centered: with orthogonal=True, like the parameters: whether the directions of the matrix
+            are centred, bool, `()`; those of one that started at zero are not. Otherwise None.
     """
 
     count: Any
@@ -47,6 +49,7 @@ class ScaleByNeuronRmsState(NamedTuple):
     scale: Any
     mu: Any
     skipped: jax.Array
+    centered: Any = None
 
 
 class KeepNeuronsBalancedState(NamedTuple):
@@ -70,6 +73,9 @@ def init_rms(params: Any, options: Options, dims: DimensionNumbers) -> ScaleByNe
     mu = None
     if options.has_momentum:
         mu = jax.tree.unflatten(tree, [jnp.zeros_like(p, working_dtype(p.dtype)) for p in leaves])
+    centered = None
+    if options.orthogonal:
+        centered = jax.tree.unflatten(tree, [_centered(p, n.layout, options) for p, n in pairs])
     return ScaleByNeuronRmsState(
         count=jnp.zeros((), jnp.int32),
         rms=jax.tree.unflatten(
@@ -78,7 +84,14 @@ def init_rms(params: Any, options: Options, dims: DimensionNumbers) -> ScaleByNe
         scale=jax.tree.unflatten(tree, [_scale(p, n.layout, options) for p, n in pairs]),
         mu=mu,
         skipped=jnp.zeros((), jnp.int32),
+        centered=centered,
     )
+
+
+def _centered(p: jax.Array, layout: NeuronLayout, options: Options) -> jax.Array:
+    center, normalize = constraints(layout, options.center, options.radius)
+    free = starts_at_zero(p, layout) if normalize else False
+    return center & ~jnp.asarray(free)
 
 
 def _scale(p: jax.Array, layout: NeuronLayout, options: Options) -> jax.Array:

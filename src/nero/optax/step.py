@@ -30,11 +30,15 @@ def rms_step(
     """One step of the running averages of a tree; the directions are yet to be multiplied."""
     leaves, tree = jax.tree.flatten(gradients)
     rms, scale = jax.tree.leaves(state.rms), jax.tree.leaves(state.scale)
-    averages = jax.tree.leaves(state.mu) if state.mu is not None else [None] * len(leaves)
+    none = [None] * len(leaves)
+    averages = none if state.mu is None else jax.tree.leaves(state.mu)
+    centered = none if state.centered is None else jax.tree.leaves(state.centered)
     t = jnp.asarray(optax.safe_increment(state.count))
     made = [
-        _direction(g, mu, v, r, neurons, options, t)
-        for g, mu, v, r, neurons in zip(leaves, averages, rms, scale, every, strict=True)
+        _direction(g, mu, v, r, centre, neurons, options, t)
+        for g, mu, v, r, centre, neurons in zip(
+            leaves, averages, rms, scale, centered, every, strict=True
+        )
     ]
     mu = None
     if state.mu is not None:
@@ -48,6 +52,7 @@ def rms_step(
         scale=state.scale,
         mu=mu,
         skipped=sum(skipped, state.skipped),
+        centered=state.centered,
     )
     return Scaled([each.d for each in made], [each.a for each in made]), new_state
 
@@ -57,13 +62,13 @@ def _direction(
     mu: jax.Array | None,
     rms: jax.Array,
     r: Any,
+    centered: jax.Array | None,
     neurons: Neurons,
     options: Options,
     t: jax.Array,
 ) -> Direction:
     """The direction of one parameter and its running averages, in `layout.split_shape`."""
     layout = neurons.layout
-    center, _ = constraints(layout, options.center, options.radius)
     hyper: dict[str, Any] = {
         "t": t,
         "r": r,
@@ -74,14 +79,14 @@ def _direction(
     }
     g = split(g, layout)
     m = None if mu is None else split(mu, layout)
-    if options.orthogonal and neurons.numbers.role == "weight" and layout.fan_in > 1:
-        u, m = _orthogonal(g, m, neurons, options, center=center)
+    if centered is not None and neurons.numbers.role == "weight" and layout.fan_in > 1:
+        u, m = _orthogonal(g, m, neurons, options, centered)
         return direction(u, None, rms, layout.fan_in_axes, **hyper)._replace(mu=m)
     return direction(g, m, rms, layout.fan_in_axes, **hyper)
 
 
 def _orthogonal(
-    g: jax.Array, m: jax.Array | None, neurons: Neurons, options: Options, *, center: bool
+    g: jax.Array, m: jax.Array | None, neurons: Neurons, options: Options, centered: jax.Array
 ) -> tuple[jax.Array, jax.Array | None]:
     """The orthogonal directions of a layer, and its new running average of gradients.
 
@@ -94,7 +99,7 @@ def _orthogonal(
         g = mu * m + (1 - mu) * g
     numbers = neurons.numbers
     u = directions(
-        g, neurons.layout, center=center, blocks=numbers.blocks, row_axes=numbers.row_axes
+        g, neurons.layout, center=centered, blocks=numbers.blocks, row_axes=numbers.row_axes
     )
     return u, m
 
