@@ -23,6 +23,7 @@ from helpers import (
 )
 from nero import Nero, NeuronLayout
 from nero.directions import directions
+from nero.first_step import _is_zero
 from optimizer_table import PathRow
 
 SHAPES = ((4, 6), (4, 6), (3, 2, 5), (3, 1), (4,), (4,), ())
@@ -143,8 +144,11 @@ def test_the_watch_sees_reads():
 @every_constraint
 @every_momentum
 def test_a_step_reads_nothing_but_its_step_counts_and_those_not_where_capturable(
-    path: PathRow, constraint: dict[str, Any], momentum: float
+    path: PathRow, constraint: dict[str, Any], momentum: float, monkeypatch: pytest.MonkeyPatch
 ):
+    # The CPU stands for a device here, on which nothing is looked at for zeros.
+    assert not _is_zero(torch.zeros((), device="meta"))
+    monkeypatch.setattr("nero.first_step._is_zero", lambda x: False)
     params = weights_like(*SHAPES)
     optimizer = build(params, path, momentum=momentum, **constraint)
     give_gradients(params, 0)

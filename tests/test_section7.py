@@ -282,6 +282,7 @@ OVERRIDES: dict[str, Any] = {
     "center": False,
     "radius": 3.0,
     "neuron_axes": (1,),
+    "relative": True,
     "momentum": 0.8,
     "orthogonal": True,
     "blocks": 7,

@@ -16,7 +16,7 @@ from lab.fake_runs import train_and_report
 from lab.tiny_task import Blobs
 from nero_lab.experiments.run import Result, Run, find_variant, plan_run
 from nero_lab.experiments.task import Task
-from nero_lab.training.checkpoints import CheckpointError, Checkpoints
+from nero_lab.training.checkpoints import CheckpointError
 from nero_lab.training.context import Context, Progress, Stopped
 from nero_lab.training.loop import train_run
 
@@ -189,16 +189,15 @@ def test_other_data_than_the_run_asks_for_are_refused():
 def test_a_full_disk_ends_the_run_and_it_goes_on_when_there_is_room(tmp_path: Path, monkeypatch):
     run = planned(Blobs())
     context = replace(CPU, checkpoints=tmp_path, save_steps=10)
-    saved, save = [], Checkpoints._write
+    synchronised, fsync = [], os.fsync
 
-    def write(self: Checkpoints, path: Path, state: Any) -> None:
-        saved.append(path)
-        if len(saved) == 3:
-            path.write_bytes(b"half")
+    def full(descriptor: int) -> None:
+        synchronised.append(descriptor)
+        if len(synchronised) == 5:  # the third file; each is followed by its folder
             raise OSError(28, "No space left on device")
-        save(self, path, state)
+        fsync(descriptor)
 
-    monkeypatch.setattr(Checkpoints, "_write", write)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match=r"No space left.*last good one is .*step-20"):
         train_run(Blobs(), run, context)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10.pt", "step-20.pt"]
