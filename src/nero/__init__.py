@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nero.model.param_groups import balance_, param_groups
     from nero.model.registry.lookup import register
     from nero.optimizer import Nero
+    from nero.telemetry import watch
 
 __version__ = "0.1.0.dev0"
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "param_groups",
     "register",
     "step_in_backward",
+    "watch",
 ]
 
 _MODULES = ("geometry", "measures")
@@ -53,6 +55,7 @@ _HOMES = {
     "param_groups": "nero.model.param_groups",
     "register": "nero.model.registry.lookup",
     "step_in_backward": "nero.backward",
+    "watch": "nero.telemetry",
 }
 
 

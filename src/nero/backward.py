@@ -90,9 +90,14 @@ def step_in_backward(
                     "layers together, which a step in backward would do one by one; give its group "
                     "orthogonal=False, or call optimizer.step() after backward() instead"
                 )
-    if optimizer in _stepping:
+    if is_stepping_in_backward(optimizer):
         raise RuntimeError("the optimizer steps in backward already; remove() the other handle")
     return SteppingInBackward(model, optimizer, clip_neurons)
+
+
+def is_stepping_in_backward(optimizer: Nero) -> bool:
+    """Whether `step_in_backward` has been called for it, and the handle not removed."""
+    return optimizer in _stepping
 
 
 class SteppingInBackward:
