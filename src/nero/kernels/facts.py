@@ -2,8 +2,8 @@
 
 A tensor may change between two steps in every way that torch has: another dtype or shape by
 `p.data = ...`, other strides, a mark instead of numbers, memory that was freed. So everything is
-asked at every step, of many tensors by iterators that run in C. What follows from the answers is
-kept under the answers alone; of the same objects as before less is asked, see `Column.holds`.
+asked at every step, of many tensors by iterators that run in C, and what follows from the answers
+is kept under the answers alone. Of state less is asked, see `Column.lies_still`.
 """
 
 from __future__ import annotations
@@ -114,7 +114,14 @@ class Column:
         offset = None
         if any(map(Tensor.storage_offset, tensors)):
             offset = tuple(map(Tensor.storage_offset, tensors))
-        self.facts = (*_views(tensors), offset, nbytes)
+        shapes = strides = negative = None
+        if any(map(Tensor.dim, tensors)):
+            shapes = tuple(map(_shape, tensors))
+            if not all(map(Tensor.is_contiguous, tensors)):
+                strides = tuple(map(Tensor.stride, tensors))
+        if any(map(Tensor.is_neg, tensors)):
+            negative = tuple(map(Tensor.is_neg, tensors))
+        self.facts = (tuple(map(_dtype, tensors)), shapes, strides, negative, offset, nbytes)
         self.addresses = list(map(Tensor.data_ptr, tensors))
         # The address of a tensor inside its storage is not zero where the storage's is.
         starts = self.addresses if offset is None else map(UntypedStorage.data_ptr, self._storages)
@@ -123,11 +130,11 @@ class Column:
         ):
             self.reason = NO_MEMORY
 
-    def holds(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether all was asked of these same objects, and they are as they were.
+    def lies_still(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these are the same objects, and lie where they lay, in as much memory.
 
-        The same object may be another view by now, or its storage of another size or in another
-        place. The storages are held on to, so that no other one is where they were.
+        Enough for state, which belongs to the optimizer: its dtype, strides and marks are not asked
+        again. The storages are held on to, so that no other one is where they were.
         """
         return (
             not self.reason
@@ -136,7 +143,7 @@ class Column:
             and all(map(_is_cpu, tensors))
             and list(map(Tensor.data_ptr, tensors)) == self.addresses
             and tuple(map(UntypedStorage.nbytes, self._storages)) == self.facts[-1]
-            and _views(tensors) == self.facts[:4]
+            and (self.facts[1] is None or tuple(map(_shape, tensors)) == self.facts[1])
         )
 
 
@@ -144,17 +151,6 @@ def of_each(facts: ColumnFacts) -> Iterator[Facts]:
     """The facts of one tensor of a column after another."""
     usual = (None, (), None, False, 0, None)
     return map(Facts, *(repeat(u) if x is None else x for x, u in zip(facts, usual, strict=True)))
-
-
-def _views(tensors: Sequence[Tensor]) -> ColumnFacts:
-    """The fields of `Facts` that do not depend on the storage; most tensors are contiguous."""
-    shapes = strides = None
-    if any(map(Tensor.dim, tensors)):
-        shapes = tuple(map(_shape, tensors))
-        if not all(map(Tensor.is_contiguous, tensors)):
-            strides = tuple(map(Tensor.stride, tensors))
-    negative = tuple(map(Tensor.is_neg, tensors)) if any(map(Tensor.is_neg, tensors)) else None
-    return tuple(map(_dtype, tensors)), shapes, strides, negative
 
 
 def shares_entries(x: Tensor) -> bool:

@@ -54,7 +54,7 @@ IN_CACHE = 128
 # How many neurons were skipped, and the device or, for DTensors, the mesh that they are on.
 Count = tuple[Tensor, Any]
 
-# What was asked of the tensors of a group.
+# What was asked of the state of a group.
 Known = dict[tuple[int, str], Column]
 
 
@@ -166,7 +166,7 @@ def plan_step(
         groups: the groups.
         states: the state of all parameters.
         position: the one parameter of each group that is stepped; None for all.
-        known: what earlier steps asked of tensors, for the optimiser to keep.
+        known: what earlier steps asked of state, for the optimiser to keep.
 
     Raises:
         RuntimeError: a gradient that is sparse, on another mesh, of another shape, without memory
@@ -199,7 +199,7 @@ def _whole_batch(
     """All of a group for the CPU kernel, if it takes each tensor as it is; else None.
 
     A tensor whose neurons cannot hold a radius has none: its scale takes the place. What was asked
-    of weights and state is kept in `known`, by name and first parameter.
+    of state is kept in `known`, by name and first parameter.
     """
     if not pairs or not wants_kernel(group) or no_kernel():
         return None
@@ -214,16 +214,15 @@ def _whole_batch(
             of_each = [states.get(p, {}) for p in params]
             if any("free" in state for state in of_each):
                 return None
-            state = zip(*map(state_of, of_each), strict=True)
-            tensors = {"w": params, **dict(zip(names, state, strict=True))}
+            state = dict(zip(names, zip(*map(state_of, of_each), strict=True), strict=True))
             if settings.radius == "initial":
-                tensors["radius"] = [s.get("radius", s["scale"]) for s in of_each]
-            for name, column in tensors.items():
+                state["radius"] = tuple(s.get("radius", s["scale"]) for s in of_each)
+            columns = {"w": Column(params), "g": Column([g for _, g in some])}
+            for name, column in state.items():
                 before = known.get((start, name))
-                if before is None or not before.holds(column):
-                    known[start, name] = Column(column)
-            columns = {"g": Column([g for _, g in some])}
-            columns |= {name: known[start, name] for name in tensors}
+                if before is None or not before.lies_still(column):
+                    before = known[start, name] = Column(column)
+                columns[name] = before
             routes = cpu_routes(columns, settings, (None,) * len(some))
             shapes = [found.shape for found in routes if found.shape]
             if len(shapes) < len(routes):
