@@ -13,7 +13,7 @@ from nero_lab.experiments.schedule import Schedule
 from nero_lab.experiments.task import Preset, Published, Variant
 from nero_lab.models.mlp import PlainMLP
 from nero_lab.tasks.images import ImageTask
-from nero_lab.tasks.variants import standard_variants
+from nero_lab.tasks.variants import standard_variants, with_grids
 
 _GRID = (1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -96,6 +96,38 @@ TINY = replace(
 )
 
 
+_HALF_DECADES = {
+    "nero-for-model": (1e-2, 3e-2, 1e-1),
+    "adam": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
+    "muon": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+}
+_LABELS = {"nero-for-model": "Nero, recommended", "adam": "Adam", "muon": "Muon with AdamW"}
+
+FULL = replace(
+    PAPER,
+    name="full",
+    title="One number for 100 layers",
+    epochs=20,
+    batch_size=100,
+    schedule=Schedule("linear"),
+    variants=(
+        Variant("nero-for-model", _LABELS["nero-for-model"], "nero-for-model"),
+        *(
+            Variant(
+                f"{name}-{init}", f"{_LABELS[name]}, {init} weights", name, model={"init": init}
+            )
+            for name in ("adam", "muon")
+            for init in ("default", "kaiming", "balanced", "isometric")
+        ),
+    ),
+    model={"depth": 100, "width": 128},
+    groups={"head": "layers.99"},
+    deviations="Width 128 instead of 784, 20 epochs instead of 50, linear decay. Optimisers that "
+    "are not in the paper, each from four kinds of initial weights; nero.for_model draws its own.",
+)
+FULL = replace(FULL, variants=with_grids(FULL.variants, _HALF_DECADES))
+
+
 class DeepMLP(ImageTask):
     """Classify MNIST with a PlainMLP.
 
@@ -105,7 +137,7 @@ class DeepMLP(ImageTask):
     name = "deep-mlp"
     figure = "3 right"
     title = "100-layer plain MLP on MNIST"
-    presets: ClassVar = {preset.name: preset for preset in (PAPER, CPU, TINY)}
+    presets: ClassVar = {preset.name: preset for preset in (PAPER, FULL, CPU, TINY)}
     source = "mnist"
     shape: ClassVar = {"channels": 1, "pixels": 28}
     flat = True
