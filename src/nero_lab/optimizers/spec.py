@@ -142,6 +142,8 @@ class OptimizerSpec:
 
     def settings(self) -> str:
         """Return the settings that are not a learning rate, in words."""
+        if self.by_model:
+            return "by role and depth, as the factory chooses"
         # `fused` changes how fast a step is and not what it computes.
         parts = [f"{key} {value}" for key, value in self.options.items() if key != "fused"]
         if self.balanced:

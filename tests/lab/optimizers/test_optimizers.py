@@ -218,6 +218,7 @@ def test_settings_in_words():
     assert OPTIMIZERS["sgd"].settings() == "momentum 0.9"
     assert OPTIMIZERS["adam"].settings() == "linear warm-up over the first 5% of the epochs"
     assert OPTIMIZERS["nero"].settings() == "none"
+    assert OPTIMIZERS["nero-for-model"].settings().startswith("by role and depth")
     assert OPTIMIZERS["madam-balanced"].settings() == "neurons balanced after each step"
     assert OPTIMIZERS["schedule-free"].settings().endswith("no decay of the learning rate")
 
