@@ -264,6 +264,7 @@ template <class S> bool update_entries(const Work& work, int64_t first, S* w, co
   constexpr int N = LANES<S>;
   const Terms terms(work);
   const double a = work.root_beta, b = work.root_rest / work.debias_m, rate = terms.rate * terms.scale;
+  const double longest = terms.limit * terms.scale;
   float ws[N], gs[N], rms[N], moved[N];
   std::memcpy(rms, (const float*)work.tensor->rms + first, sizeof rms);
   for (int k = 0; k < PARTS; ++k) {
@@ -274,7 +275,8 @@ template <class S> bool update_entries(const Work& work, int64_t first, S* w, co
   for (int i = 0; i < N; ++i) {
     const double x = gs[i], before = a * (double)rms[i], now = b * std::fabs(x);
     rms[i] = (float)std::sqrt(before * before + now * now);
-    moved[i] = (float)((double)ws[i] - x / ((double)rms[i] / rate));
+    const double d = (double)rms[i] / rate, least = std::fabs(x) / longest;
+    moved[i] = (float)((double)ws[i] - x / (std::fabs(d) < least ? std::copysign(least, d) : d));
     plain &= (gs[i] != 0) & (std::fabs(gs[i]) <= 3.4028234663852886e38f) & (rms[i] > 0);
   }
   if (!plain || rate == 0) return false;
