@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optax_problem import CONSTRAINTS as CONSTRAINTS
+
 
 @dataclass(frozen=True)
 class TensorRow:
@@ -61,16 +63,6 @@ TENSORS = [
     TensorRow("bias", (6,), (0,), [[i] for i in range(6)]),
     TensorRow("scalar", (), (0,), [[0]]),
 ]
-
-CONSTRAINTS = {
-    "none": {"center": False, "radius": None},
-    "mean": {"center": True, "radius": None},
-    "norm": {"center": False, "radius": "unit"},
-    "both": {"center": True, "radius": "unit"},
-    "initial": {"center": False, "radius": "initial"},
-    "centred initial": {"center": True, "radius": "initial"},
-    "radius 2.5": {"center": True, "radius": 2.5},
-}
 
 
 @dataclass(frozen=True)

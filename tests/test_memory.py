@@ -1,8 +1,8 @@
 """What a step allocates, reads and leaves alone, and how large the state is."""
 
 import copy
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -24,6 +24,8 @@ from helpers import (
 from nero import Nero, NeuronLayout
 from nero.directions import directions
 from nero.first_step import _is_zero
+from nero_lab.bench.memory import state_bytes
+from nero_lab.bench.workloads import gpt2
 from optimizer_table import PathRow
 
 SHAPES = ((4, 6), (4, 6), (3, 2, 5), (3, 1), (4,), (4,), ())
@@ -244,44 +246,21 @@ def test_the_callers_gradients_are_read_as_they_lie_and_not_written(
     torch.testing.assert_close(params, dense, rtol=tolerance, atol=tolerance)
 
 
-WIDTH, VOCABULARY, CONTEXT, BLOCKS = 768, 50257, 1024, 12
-
-
-def gpt2_shapes() -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Shape and neuron axes of every parameter of GPT-2 124M, its head tied to its embedding."""
-    yield (VOCABULARY, WIDTH), (0,)
-    yield (CONTEXT, WIDTH), (0,)
-    for _ in range(BLOCKS):
-        for fan_in, fan_out in [(1, 3), (1, 1), (1, 4), (4, 1)]:
-            yield (fan_in * WIDTH, fan_out * WIDTH), (1,)  # Conv1D keeps (in, out)
-            yield (fan_out * WIDTH,), (0,)
-        yield from [((WIDTH,), (0,))] * 4  # two LayerNorms
-    yield from [((WIDTH,), (0,))] * 2
-
-
-def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    tensors = [v for state in optimizer.state_dict()["state"].values() for v in state.values()]
-    return sum(value.untyped_storage().nbytes() for value in tensors)
-
-
 def test_state_for_gpt2_is_at_most_a_900th_of_adams(capsys: pytest.CaptureFixture[str]):
-    shapes = list(gpt2_shapes())
-    assert sum(math.prod(shape) for shape, _ in shapes) == 124_439_808
+    work = gpt2(768, 50257, 1024, 12)
     nero = adam = 0
     # One tensor of each kind at a time: all of them with Adam's state would take 2 GB.
-    for kind in sorted(set(shapes)):
-        shape, neuron_axes = kind
+    for shape, count in Counter(work.shapes).items():
         w = nn.Parameter(torch.rand(shape))
         w.grad = torch.zeros(shape)
-        optimizers = Nero([w], neuron_axes=neuron_axes), torch.optim.Adam([w], fused=True)
+        optimizers = Nero([w]), torch.optim.Adam([w], fused=True)
         for optimizer in optimizers:
             optimizer.step()
-        count = shapes.count(kind)
         nero, adam = (
-            total + count * state_bytes(optimizer)
+            total + count * state_bytes([optimizer])
             for total, optimizer in zip((nero, adam), optimizers, strict=True)
         )
     with capsys.disabled():
         print(f"\nstate for GPT-2 124M: Nero {nero:,} bytes, Adam {adam:,} ({nero / adam:.4%})")
-    assert adam >= 2 * 4 * 124_439_808
+    assert adam >= 2 * 4 * work.entries
     assert nero <= 0.0011 * adam

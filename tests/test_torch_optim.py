@@ -26,7 +26,6 @@ from helpers import (
     give_gradients,
     network,
     tangent,
-    through_file,
     train,
     turned,
     weights_like,
@@ -157,16 +156,6 @@ def test_a_step_without_closure_returns_none_and_leaves_the_grad_mode():
     assert torch.is_grad_enabled()
 
 
-def test_named_parameters_keep_their_names_through_state_dict():
-    model = network()
-    optimizer = Nero(model.named_parameters())
-    names = [name for name, _ in model.named_parameters()]
-    assert optimizer.param_groups[0]["param_names"] == names
-    restored = Nero(copy.deepcopy(model).named_parameters())
-    restored.load_state_dict(through_file(optimizer.state_dict()))
-    assert restored.param_groups[0]["param_names"] == names
-
-
 SETTINGS: list[dict[str, Any]] = [
     {"lr": 0.1},
     {"beta": 0.5, "momentum": 0.9},
@@ -255,29 +244,6 @@ def test_hooks_run_around_the_step(of_all: bool):
     assert seen[0] != seen[1]
 
 
-def test_a_profiler_sees_the_step():
-    (w,) = weights_like((3, 4))
-    optimizer = Nero([w])
-    give_gradients([w], 0)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        optimizer.step()
-    assert "Optimizer.step#Nero.step" in [event.key for event in profile.key_averages()]
-
-
-@pytest.mark.parametrize("set_to_none", [True, False])
-def test_zero_grad(set_to_none: bool):
-    (w,) = weights_like((3, 4))
-    optimizer = Nero([w])
-    give_gradients([w], 0)
-    optimizer.step()
-    before = bits(w)
-    optimizer.zero_grad(set_to_none=set_to_none)
-    assert (w.grad is None) if set_to_none else not w.grad.any()
-    optimizer.step()
-    assert bits(w) == before
-    assert optimizer.state[w]["step"].item() == (1 if set_to_none else 2)
-
-
 def test_weight_averaging_of_torch():
     model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
     optimizer = Nero(model.parameters())
@@ -291,16 +257,6 @@ def test_weight_averaging_of_torch():
     update_bn([torch.randn(64, 6) + 5], averaged)
     assert averaged.module[1].running_mean.abs().max() > 0.1
     assert bits(model[0].weight) == bits(visited[-1])
-
-
-def test_repr_shows_every_setting_of_every_group():
-    optimizer = Nero([{"params": p, "lr": lr} for lr, p in enumerate(weights_like((3,), (4,)), 1)])
-    shown = repr(optimizer)
-    assert shown.startswith("Nero (")
-    settings = set(inspect.signature(Nero).parameters) - {"params", "weight_decay"}
-    assert all(shown.count(f"    {name}: ") == 2 for name in settings)
-    assert "lr: 1\n" in shown
-    assert "lr: 2\n" in shown
 
 
 @every_path
@@ -350,14 +306,6 @@ def test_a_frozen_parameter_stays(path: PathRow):
     before = bits(model[0].weight)
     fitted(model, optimizer, 1)
     assert bits(model[0].weight) != before
-
-
-@every_path
-@every_momentum
-def test_training_brings_the_loss_down(path: PathRow, momentum: float):
-    model = network()
-    first, last = fitted(model, build(model.parameters(), path, momentum=momentum), 60)
-    assert last < first / 2
 
 
 def test_any_iterable_of_neuron_axes_is_read_once():
