@@ -1,6 +1,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,40 @@ UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("dev", **UNTIMED)
 settings.register_profile("ci", **UNTIMED, derandomize=True, database=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+# Traced lines take twice as long, and these run lines by the thousand that other tests cover: of
+# the lab, whose coverage is not measured, and whatever is drawn or run over all options.
+TESTS = Path(__file__).parent
+UNTRACED = [
+    TESTS / name
+    for name in (
+        "lab",
+        "step/test_torch_tensors.py",
+        "test_designed_starts.py",
+        "test_errors.py",
+        "test_operations.py",
+        "test_properties.py",
+        "test_rule.py",
+        "test_section7.py",
+        "test_torch_expectations.py",
+        "test_torch_optim.py",
+    )
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(item.path.is_relative_to(path) for path in UNTRACED):
+            item.add_marker(pytest.mark.no_cover)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _processes_are_traced_where_tests_are(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if any(request.path.is_relative_to(path) for path in UNTRACED):
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
+
 
 # xdist runs one process per core; torch's own threads would only fight over the same cores.
 torch.set_num_threads(1)
