@@ -21,7 +21,18 @@ from nero_lab.analysis.table import headline
 from nero_lab.records.store import Record
 
 # Of the page's own: a template of Plotly's would be repeated with every panel.
-_AXIS = {"gridcolor": "#ececec", "linecolor": "#888", "zeroline": False, "ticks": "outside"}
+AXIS = {"gridcolor": "#ececec", "linecolor": "#888", "zeroline": False, "ticks": "outside"}
+LAYOUT = {
+    # The page's own legend switches a variant in all panels of its experiment at once.
+    "showlegend": False,
+    "height": 340,
+    "margin": {"l": 52, "r": 12, "t": 12, "b": 48},
+    "plot_bgcolor": "#fff",
+    "paper_bgcolor": "#fff",
+    "font": {"size": 12, "family": "system-ui, sans-serif"},
+    "template": "none",
+    "hovermode": "closest",
+}
 
 
 def anchor(record: Record) -> str:
@@ -187,25 +198,20 @@ def _add_by_lr(
 
 
 def _to_html(figure: Any, measured: Measured) -> str:
-    figure.update_xaxes(**_AXIS)
-    figure.update_yaxes(**_AXIS)
+    figure.update_xaxes(**AXIS)
+    figure.update_yaxes(**AXIS)
     low, high = limits(measured)
     if logarithmic(measured):
         figure.update_yaxes(type="log", range=[math.log10(low) - 0.08, math.log10(high) + 0.08])
     else:
         margin = 0.05 * ((high - low) or 1.0)
         figure.update_yaxes(range=[low - margin, high + margin])
-    figure.update_layout(
-        # The page's own legend switches a variant in all panels of its experiment at once.
-        showlegend=False,
-        height=340,
-        margin={"l": 52, "r": 12, "t": 12, "b": 48},
-        plot_bgcolor="#fff",
-        paper_bgcolor="#fff",
-        font={"size": 12, "family": "system-ui, sans-serif"},
-        template="none",
-        hovermode="closest",
-    )
+    figure.update_layout(**LAYOUT)
+    return to_html(figure)
+
+
+def to_html(figure: Any) -> str:
+    """Return a figure as a part of the page, which has Plotly's script already."""
     return figure.to_html(
         full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from nero_lab.analysis import interactive, table
 from nero_lab.analysis.claims import Claim
+from nero_lab.analysis.layers import layer_panels
 from nero_lab.analysis.measured import Measured, Series
 from nero_lab.analysis.verdicts import Answer
 from nero_lab.records.store import Record
@@ -55,6 +56,7 @@ def _experiment(measured: Measured, index: int) -> dict[str, Any]:
     from markupsafe import Markup
 
     about = table.about(measured)
+    every = [(s, record) for s in measured.series for _, record in sorted(s.records.items())]
     return {
         "id": f"experiment-{index}",
         "heading": heading(measured),
@@ -64,10 +66,11 @@ def _experiment(measured: Measured, index: int) -> dict[str, Any]:
         "headings": table.headings(measured),
         "cells": table.cells(measured),
         "about": about,
-        "records": [
-            _record(series, record)
-            for series in measured.series
-            for _, record in sorted(series.records.items())
+        "records": [_record(series, record) for series, record in every],
+        "watched": [
+            (_record(series, record), [(title, Markup(html)) for title, html in found])
+            for series, record in every
+            if (found := layer_panels(record))
         ],
     }
 
@@ -84,9 +87,10 @@ def _record(series: Series, record: Record) -> dict[str, str]:
 
 
 def _text(record: Record) -> str:
-    """Return a record as indented JSON, each curve on one line."""
+    """Return a record as indented JSON, each curve on one line, without what is drawn of layers."""
     fields = asdict(record)
     columns = fields["result"].pop("curves")
+    del fields["result"]["layers"]
     text = json.dumps({"id": record.run.run_id, **fields}, indent=2)
     lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(c)}" for name, c in columns.items())
     return f'{text[:-2]},\n  "curves": {{\n{lines}\n  }}\n}}'

@@ -32,6 +32,18 @@ Threads = Annotated[
     ),
 ]
 
+SaveEvery = Annotated[float, typer.Option(min=0, help="Seconds from one checkpoint to the next.")]
+Watch = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Record what each layer's neurons do in every N-th step of Nero (nero.watch); "
+        "`nero report` draws it.",
+        metavar="N",
+        show_default=False,
+    ),
+]
+
 
 def train(
     task: options.Task,
@@ -53,9 +65,8 @@ def train(
     ] = "32-true",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the model.")] = False,
     threads: Threads = None,
-    save_every: Annotated[
-        float, typer.Option(min=0, help="Seconds from one checkpoint to the next.")
-    ] = 60.0,
+    save_every: SaveEvery = 60.0,
+    watch: Watch = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start again, even where there is a record.")
     ] = False,
@@ -70,6 +81,8 @@ def train(
     - `nero train deep-mlp --optimizer nero --lr 0.001`
 
     - `nero train deep-mlp --optimizer adam --model init=balanced`
+
+    - `nero train deep-mlp --watch 50`
 
     - `nero train my_task.py --optimizer my_optimizers.py:MyOpt --preset tiny`
 
@@ -100,6 +113,7 @@ def train(
         compile=compile,
         threads=threads,
         save_every=save_every,
+        watch=watch,
         fresh=fresh,
     )
     console = Console(quiet=not is_first_process())

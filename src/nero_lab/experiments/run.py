@@ -9,7 +9,7 @@ what a run computes, and a change that does raises the task's `recipe` by hand.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from nero_lab.data.found import FoundData
@@ -180,6 +180,9 @@ class Result:
     metric of the task, or "test_..." where there is no validation part"""
     weights: str = ""
     """digest of the final weights: equal where two runs are equal bit for bit"""
+    layers: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    """of a run that was watched, columns of equal length, a row for each report: "step", and the
+    keys of `nero.telemetry.Watch.report`, such as "angle/mean/0.weight" """
 
     def metric(self, split: str, name: str) -> float | None:
         """Return a final metric, None where it is not there or not finite."""

@@ -14,7 +14,7 @@ from nero_lab.records.lines import JsonLines, finite
 from nero_lab.records.typed import check_types
 
 CURVE_POINTS = 40
-"""The most points of a curve that a record keeps."""
+"""The most points of a curve, and the most reports on layers, that a record keeps."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,10 @@ class Record:
     )
 
     def to_json(self) -> str:
-        """Return the record as one line of strict JSON, its curves cut to CURVE_POINTS."""
-        result = replace(self.result, curves=_thinned(self.result.curves))
+        """Return the record as one line of strict JSON, its columns cut to CURVE_POINTS."""
+        result = replace(
+            self.result, curves=_thinned(self.result.curves), layers=_thinned(self.result.layers)
+        )
         fields = {"id": self.run.run_id, **asdict(replace(self, result=result))}
         fields["result"] = _rounded(fields["result"])
         return json.dumps(finite(fields), allow_nan=False)
@@ -49,9 +51,10 @@ class Record:
         fields |= {"run": Run(**fields["run"]), "result": Result(**fields["result"])}
         record = cls(**fields)
         check_types(record)
-        lengths = {len(column) for column in record.result.curves.values()}
-        if len(lengths) > 1:
-            raise ValueError(f"record {run_id} has curves of different lengths: {lengths}")
+        for columns in (record.result.curves, record.result.layers):
+            lengths = {len(column) for column in columns.values()}
+            if len(lengths) > 1:
+                raise ValueError(f"record {run_id} has curves of different lengths: {lengths}")
         if record.run.run_id != run_id:
             raise ValueError(f"record {run_id} holds the configuration of another run")
         return record

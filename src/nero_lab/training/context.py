@@ -52,6 +52,8 @@ class Context:
     """file for the final weights"""
     start: Path | None = None
     """file of the weights that the run starts from, where its configuration names some"""
+    watch: int | None = None
+    """steps from one report of what the layers do to the next; None: nothing is watched"""
     on_progress: Callable[[Progress], None] = lambda progress: None
     """called a few times a second, in the first process only"""
     stop: threading.Event = field(default_factory=threading.Event)

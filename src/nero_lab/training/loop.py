@@ -32,6 +32,7 @@ from nero_lab.training.checkpoints import (
 from nero_lab.training.context import Context, Progress, Stopped
 from nero_lab.training.devices import OnDevice, any_process, gather_states, launch_fabric, rows_of
 from nero_lab.training.first_inputs import first_inputs
+from nero_lab.training.layers import Layers
 
 _CHECK_STEPS = 50
 """Steps from one look at the loss, for divergence, to the next: a look waits for the device."""
@@ -83,6 +84,8 @@ class Loop:
         if self.fabric.global_rank:
             # Fresh weights are the same everywhere; dropout is not.
             torch.manual_seed(hash((run.seed, self.fabric.global_rank)) % 2**63)
+        every = context.watch
+        self.layers = None if every is None else Layers(self.raw_optimizers, every)
         self.schedule = Schedule(**run.schedule)
         self.steps_per_epoch = len(self.data.train)
         self.state = _State()
@@ -179,6 +182,8 @@ class Loop:
             self._add(numbers, rows_of(batch))
             state.step += 1
             state.step_in_epoch += 1
+            if self.layers is not None:
+                self.layers.collect(state.step)
             now = time.perf_counter()
             state.seconds, start = state.seconds + now - start, now
             if state.step % _CHECK_STEPS == 0 and self._diverging():
@@ -286,6 +291,7 @@ class Loop:
             },
             curves=state.curves,
             weights=weights_digest(self.raw_model),
+            layers={} if self.layers is None else self.layers.columns,
         )
 
     def _show(self, now: bool = False) -> None:
@@ -331,6 +337,7 @@ class Loop:
                 "precision": self.fabric.strategy.precision.state_dict(),
                 "processes": processes,
                 "newest": self.newest,
+                "layers": None if self.layers is None else self.layers.state_dict(),
             }
             self.checkpoints.save(state, self.state.step)
         self.fabric.barrier()
@@ -352,6 +359,9 @@ class Loop:
             self.raw_optimizers[name].load_state_dict(state)
         self.fabric.strategy.precision.load_state_dict(saved.pop("precision"))
         self.newest = saved.pop("newest")
+        layers = saved.pop("layers", None)  # older checkpoints have none
+        if self.layers is not None and layers is not None:
+            self.layers.load_state_dict(layers)
         processes = saved.pop("processes")
         self.state = _State(**saved)
         if len(processes) == self.fabric.world_size:
@@ -372,6 +382,9 @@ def train_run(task: Task, run: Run, context: Context) -> Result:
     Raises:
         Stopped: it was asked to stop.
         CheckpointError: a checkpoint could not be written.
+        ValueError: it is to be watched, and the task trains in a loop of its own.
     """
     own: Callable[[Run, Context], Result] | None = getattr(task, "run", None)
+    if own is not None and context.watch is not None:
+        raise ValueError(f"{run.task} trains in a loop of its own, which cannot be watched")
     return Loop(task, run, context).fit() if own is None else own(run, context)

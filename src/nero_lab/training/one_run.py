@@ -49,6 +49,7 @@ class Wanted:
     compile: bool
     threads: int | None
     save_every: float
+    watch: int | None
     fresh: bool
 
 
@@ -121,6 +122,7 @@ def _train(
                     devices=wanted.devices,
                     nodes=wanted.nodes,
                     compile=wanted.compile,
+                    watch=wanted.watch,
                     on_progress=bar.show,
                     stop=stop,
                 ),

@@ -117,6 +117,20 @@ def test_long_curves_are_cut_and_keep_their_end(run: Run, outcome: Result):
     assert gaps == {25}
 
 
+def test_columns_of_layers_are_cut_too_and_old_records_have_none(run: Run, outcome: Result):
+    layers = {"step": list(range(1, 1001)), "angle/mean/w": [None, *[0.123456789] * 999]}
+    record = Record.from_json(Record(run, replace(outcome, layers=layers)).to_json())
+    assert len(record.result.layers["step"]) == CURVE_POINTS
+    assert record.result.layers["step"][-1] == 1000
+    assert record.result.layers["angle/mean/w"][-1] == 0.123457
+    fields = json.loads(record.to_json())
+    del fields["result"]["layers"]
+    assert Record.from_json(json.dumps(fields)).result.layers == {}
+    fields["result"]["layers"] = {"step": [1, 2], "angle/mean/w": [0.1]}
+    with pytest.raises(ValueError, match="different lengths"):
+        Record.from_json(json.dumps(fields))
+
+
 def test_a_cut_line_is_passed_over(tmp_path: Path, run: Run, outcome: Result):
     records = Records(tmp_path)
     records.append(Record(run, outcome))
