@@ -1,7 +1,7 @@
 # Each target makes the environment in .venv when it is missing or out of date, and reuses it after.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-jax soak lint docs bench constraints clean
+.PHONY: help demo test test-jax integrations soak lint docs bench constraints clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -65,6 +65,24 @@ test-jax: $(JAX_STAMP) ## Run the tests and type checks of nero.optax, in $(JAX_
 	@$(JAX_VENV)/bin/pyright --pythonpath $(JAX_VENV)/bin/python -p tests/with_jax/pyrightconfig.json
 	@$(JAX_VENV)/bin/python -m pytest tests/with_jax --confcutdir=tests/with_jax
 
+# An environment of its own, that CI's other targets see what a user without these libraries has. It
+# takes torch and the tools from $(VENV), by a line in a .pth file.
+INTEGRATIONS_VENV := .venv-integrations
+INTEGRATIONS_STAMP := $(INTEGRATIONS_VENV)/.installed
+$(INTEGRATIONS_STAMP): $(STAMP)
+	@test -x $(INTEGRATIONS_VENV)/bin/pip || $(BIN)/python -m venv $(INTEGRATIONS_VENV)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  $$($(INTEGRATIONS_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth
+	@echo 'Installing accelerate, Lightning, PEFT and timm into $(INTEGRATIONS_VENV).'
+	@$(INTEGRATIONS_VENV)/bin/python -m pip --disable-pip-version-check install -qq -c constraints.txt --no-build-isolation -e '.[integrations]'
+	@touch $@
+
+# "write" writes the table of docs/how-to/libraries.md, "check" compares it.
+NERO_TABLE ?= check
+integrations: $(READY) $(INTEGRATIONS_STAMP) ## Run the tests in other libraries, in $(INTEGRATIONS_VENV)
+	@$(BIN)/pyright --pythonpath $(INTEGRATIONS_VENV)/bin/python -p tests/integrations/pyrightconfig.json
+	@NERO_TABLE=$(NERO_TABLE) $(INTEGRATIONS_VENV)/bin/python -m pytest -n 2 tests/integrations --confcutdir=tests/integrations
+
 soak: $(READY) ## Fuzz for long, then train for 20 minutes and watch the memory
 	@NERO_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/test_operations.py -k every_step --timeout=3600
 	@$(BIN)/python tests/soak.py --minutes 20
@@ -87,7 +105,7 @@ constraints: $(STAMP) ## Resolve every pin anew, under the oldest supported Pyth
 	  echo 'error: pins are resolved under Python 3.11, so that they fit the newer ones: make the $(VENV) with it' >&2; exit 1; }
 	@mkdir -p build
 	@echo 'Resolving; nothing is installed.'
-	@$(PIP) install -qq --dry-run --ignore-installed --no-build-isolation --report build/resolved.json -e '.[lab,models,paper,ray,bench,dev,docs,dev-jax]' $(ALSO_PINNED)
+	@$(PIP) install -qq --dry-run --ignore-installed --no-build-isolation --report build/resolved.json -e '.[lab,models,paper,ray,bench,integrations,dev,docs,dev-jax]' $(ALSO_PINNED)
 	@{ grep '^#' constraints.txt; $(BIN)/python -c 'import json; \
 	  found = [item["metadata"] for item in json.load(open("build/resolved.json"))["install"]]; \
 	  print(*sorted("{}=={}".format(m["name"].lower().replace("_", "-"), m["version"]) for m in found \
@@ -95,6 +113,6 @@ constraints: $(STAMP) ## Resolve every pin anew, under the oldest supported Pyth
 	@mv build/constraints.txt constraints.txt
 	@git --no-pager diff --stat -- constraints.txt
 
-clean: ## Remove what is built and cached; .venv, .venv-jax and runs/ stay
+clean: ## Remove what is built and cached; the environments and runs/ stay
 	rm -rf $(KERNEL) build dist site htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

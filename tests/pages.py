@@ -8,7 +8,12 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 # Its code runs where JAX is installed: tests/with_jax/test_docs.py.
 JAX_PAGE = ROOT / "docs" / "tutorial" / "jax.md"
-PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").glob("**/*.md")} - {JAX_PAGE})]
+# And where those libraries are: tests/integrations/test_pages.py.
+LIBRARY_PAGES = sorted((ROOT / "docs" / "how-to" / "libraries").glob("*.md"))
+PAGES = [
+    ROOT / "README.md",
+    *sorted({*(ROOT / "docs").glob("**/*.md")} - {JAX_PAGE, *LIBRARY_PAGES}),
+]
 BLOCK = re.compile(r'^( *)```(\w+)(?: title="([\w.]+)")?\n(.*?)^\1```$', re.DOTALL | re.MULTILINE)
 
 

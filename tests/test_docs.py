@@ -12,6 +12,8 @@ import pytest
 
 import nero
 import nero.geometry
+import nero.integrations
+import nero.integrations.transformers
 import nero.measures
 import nero.neurons
 from pages import PAGES, ROOT, blocks, name
@@ -29,7 +31,14 @@ def public_names(module: ModuleType) -> dict[str, Any]:
 
 PUBLIC = {
     name: member
-    for module in (nero, nero.geometry, nero.measures, nero.neurons)
+    for module in (
+        nero,
+        nero.geometry,
+        nero.integrations,
+        nero.integrations.transformers,
+        nero.measures,
+        nero.neurons,
+    )
     for name, member in public_names(module).items()
 }
 

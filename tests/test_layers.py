@@ -80,7 +80,9 @@ def room(name: str, below: str) -> Layer:
 # A name stands for the modules inside it too, unless a longer one does; the two packages stand for
 # themselves alone.
 LAYERS: Mapping[str, Layer] = {
-    "nero": layer(f"{BELOW_TELEMETRY} nero.backward nero.telemetry nero.model nero.measures"),
+    "nero": layer(
+        f"{BELOW_TELEMETRY} nero.backward nero.telemetry nero.model nero.measures nero.integrations"
+    ),
     "nero.neurons": layer(theirs=""),
     "nero.distributed": layer(),
     "nero.distributed.shards": layer("nero.neurons"),
@@ -175,10 +177,19 @@ LAYERS: Mapping[str, Layer] = {
         f"{BELOW_OPTAX_STATE} nero.optax.rule nero.optax.directions nero.optax.state",
         theirs="jax optax",
     ),
-    "nero.integrations": layer(
-        f"{BELOW_TELEMETRY} nero.telemetry nero.integrations",
-        theirs="torch lightning transformers",
+    "nero.integrations": layer("nero.integrations"),
+    "nero.integrations.wrapped": layer("nero.optimizer"),
+    "nero.integrations.clipping": layer(
+        "nero.distributed.shards nero.geometry nero.groups nero.integrations.wrapped"
     ),
+    "nero.integrations.transformers": layer(
+        "nero.model.for_model nero.optimizer nero.telemetry nero.integrations",
+        theirs="torch transformers",
+    ),
+    "nero.integrations.lightning": layer(
+        "nero.optimizer nero.telemetry nero.integrations", theirs="torch lightning"
+    ),
+    "nero.integrations.timm": layer("nero.model.for_model nero.optimizer", theirs="torch timm"),
     # The root of the lab has no modules but this one.
     "nero_lab": layer(theirs=""),
     "nero_lab.__main__": layer("nero_lab.cli", theirs=""),

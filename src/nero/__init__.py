@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nero.neurons import NeuronLayout
 
 if TYPE_CHECKING:
-    from nero import geometry, measures
+    from nero import geometry, integrations, measures
     from nero.backward import step_in_backward
     from nero.model.describe import Description, describe
     from nero.model.for_model import for_model
@@ -35,6 +35,7 @@ __all__ = [
     "for_model",
     "geometry",
     "initialize_",
+    "integrations",
     "measures",
     "param_groups",
     "register",
@@ -42,7 +43,7 @@ __all__ = [
     "watch",
 ]
 
-_MODULES = ("geometry", "measures")
+_MODULES = ("geometry", "integrations", "measures")
 
 # Where each name that needs torch lives.
 _HOMES = {

@@ -1,9 +1,6 @@
 """Whole models of other packages: every parameter once, with the neurons that its module has."""
 
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,7 +8,6 @@ import torch
 import torchvision.models
 import transformers
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from transformers.models.convbert.modeling_convbert import GroupedLinearLayer
 from transformers.models.dbrx.modeling_dbrx import DbrxExperts
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
@@ -23,23 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from nero import Nero
 from nero.model.param_groups import param_groups, plan
 from neuron_oracle import Case, classes_by_effect, classes_by_layout
-
-
-class _OnMeta(TorchFunctionMode):
-    """Parameters without memory, while what models compute about their shapes stays on the CPU."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func in (torch.empty, torch.zeros, torch.ones, torch.randn, torch.full):
-            kwargs["device"] = "meta"
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def without_memory() -> Iterator[None]:
-    with _OnMeta(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torchvision's own
-        yield
+from on_meta import without_memory
 
 
 def expected_neurons(module: nn.Module, name: str) -> tuple[int, int] | None:

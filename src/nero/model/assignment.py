@@ -132,7 +132,7 @@ def _claims(model: nn.Module, unknown: str) -> list[Owned]:
         for attribute, p in module.named_parameters(recurse=False):
             owner_path, owner, within = path, module, attribute
             # A list of parameters is part of the module that holds it, which knows their use.
-            while isinstance(owner, (nn.ParameterList, nn.ParameterDict)) and owner_path:
+            while owner_path and _is_container(owner):
                 owner_path, _, last = owner_path.rpartition(".")
                 owner, within = modules[owner_path], f"{last}.{within}"
             name = f"{path}.{attribute}" if path else attribute
@@ -144,6 +144,11 @@ def _claims(model: nn.Module, unknown: str) -> list[Owned]:
                 claim = claim._replace(role=role, axes=axes, known=False)
             found.setdefault(id(p), (p, []))[1].append(claim)
     return list(found.values())
+
+
+def _is_container(module: nn.Module) -> bool:
+    parameters = isinstance(module, (nn.ParameterList, nn.ParameterDict))
+    return parameters or type(module) in (nn.ModuleList, nn.ModuleDict)
 
 
 def _claim(name: str, module: nn.Module, attribute: str, p: nn.Parameter, row: Row | None) -> Claim:

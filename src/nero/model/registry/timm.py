@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from nero.model.registry.rows import Row, each, thirds, vectors
+from typing import Any
+
+from torch import Tensor, nn
+
+from nero.model.registry.rows import Axes, Row, each, thirds, vectors
 
 # Tokens and positions, (..., width), and tables of relative positions, (places, heads or width).
 VECTORS = """
     cls_token cls_token* dist_token reg_token pos_embed pos_embed_* position_embedding_table
-    patch_pos latent height_rel width_rel rel_pos_h rel_pos_w relative_position_bias_table
+    patch_pos latent height_rel width_rel pos_emb rel_pos_h rel_pos_w relative_position_bias_table
 """
 # One number per channel or head, whatever the axes.
 GAINS = "gain gamma gamma_* alpha temperature logit_scale"
+
+
+def kernels(module: nn.Module, _parameter: Tensor) -> Axes | None:
+    """(expert, out x in x kernel): a convolution of each expert, flattened."""
+    out: Any = getattr(module, "out_channels", None)
+    return (0, (1, out)) if isinstance(out, int) else None
+
+
+def groups(module: nn.Module, _parameter: Tensor) -> int:
+    """A convolution's groups take different inputs, so each is a layer."""
+    return int(getattr(module, "groups", 1))  # pyright: ignore[reportArgumentType]
+
 
 ROWS: dict[str, tuple[Row, ...]] = {
     # Positions of feature maps: (1, width, height, width of the map).
@@ -20,6 +36,11 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "timm.models.pit.PoolingVisionTransformer": (Row("pos_embed", "embedding", (0, 2, 3)),),
     "timm.models.visformer.Visformer": (Row("pos_embed*", "embedding", (0, 2, 3)),),
     "timm.models.tnt.TNT": (Row("pixel_pos", "embedding", (0, 2, 3)),),
+    "timm.layers.cond_conv2d.CondConv2d": (
+        Row("weight", "weight", kernels, blocks=groups),
+        Row("bias", "bias"),
+    ),
+    "timm.models.mlp_mixer.Affine": (Row("beta", "bias"),),
     "timm.models.swiftformer.EfficientAdditiveAttention": (Row("w_g", "weight", (1,)),),
     "timm.*": (
         *each(VECTORS, "embedding", vectors),

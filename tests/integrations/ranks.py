@@ -1,7 +1,9 @@
-"""What test_field.py runs in two processes each: `python ranks.py CASE RANK FILE`."""
+"""What test_accelerate.py runs in two processes each: `python ranks.py CASE RANK FILE`."""
 
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import nero
+from nero.integrations import unwrap
 
 WORLD = 2
 
@@ -24,10 +27,18 @@ def batch(step: int, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(6, 8, generator=generator), torch.randn(6, 4, generator=generator)
 
 
-def alone(preset: str, steps: int) -> nn.Module:
+Build = Callable[[nn.Module], torch.optim.Optimizer]
+BUILDS: dict[str, Build] = {
+    "paper": lambda model: nero.Nero(nero.param_groups(model, preset="paper"), lr=0.03),
+    "finetune": lambda model: nero.Nero(nero.param_groups(model, preset="finetune"), lr=0.03),
+    "for_model": lambda model: nero.for_model(model, batch=batch(0, 0)[0], fresh=True),
+}
+
+
+def alone(build: Build, steps: int) -> nn.Module:
     """The same training in one process, on the mean of both processes' losses."""
     model = network()
-    optimizer = nero.Nero(nero.param_groups(model, preset=preset), lr=0.03)
+    optimizer = build(model)
     for step in range(steps):
         optimizer.zero_grad()
         for rank in range(WORLD):
@@ -37,6 +48,31 @@ def alone(preset: str, steps: int) -> nn.Module:
     return model
 
 
+def prepared(accelerator: Any, build: Build, rank: int, steps: int) -> tuple[nn.Module, Any]:
+    """A model and its optimiser after some steps in accelerate's hands."""
+    model = network()
+    model, optimizer = accelerator.prepare(model, build(model))
+    for step in range(steps):
+        x, y = batch(step, rank)
+        optimizer.zero_grad()
+        accelerator.backward(nn.functional.mse_loss(model(x), y))
+        optimizer.step()
+    return model, optimizer
+
+
+def accelerate_ddp(rank: int) -> None:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    for build in BUILDS.values():
+        model, optimizer = prepared(accelerator, build, rank, 5)
+        assert isinstance(model, DistributedDataParallel)
+        assert unwrap(optimizer).skipped_neurons() == 0
+        expected = dict(alone(build, 5).named_parameters())
+        for name, p in model.module.named_parameters():
+            torch.testing.assert_close(p, expected[name], rtol=0, atol=1e-6)
+
+
 def accelerate_fsdp2(rank: int) -> None:
     """accelerate exchanges the parameters of an optimiser that was built before wrapping."""
     from accelerate import Accelerator, FullyShardedDataParallelPlugin
@@ -44,22 +80,21 @@ def accelerate_fsdp2(rank: int) -> None:
 
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="no_wrap")
     accelerator = Accelerator(fsdp_plugin=plugin, cpu=True)
-    for preset in ("paper", "finetune"):
+    for build in BUILDS.values():
         # accelerate offers this on accelerators alone, but its preparation runs on CPUs too.
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
-        model = network()
-        optimizer = nero.Nero(nero.param_groups(model, preset=preset), lr=0.03)
-        model, optimizer = accelerator.prepare(model, optimizer)
-        for step in range(5):
-            x, y = batch(step, rank)
-            optimizer.zero_grad()
-            accelerator.backward(nn.functional.mse_loss(model(x), y))
-            optimizer.step()
-        expected = dict(alone(preset, 5).named_parameters())
+        model, optimizer = prepared(accelerator, build, rank, 5)
+        assert unwrap(optimizer).skipped_neurons() == 0
+        expected = dict(alone(build, 5).named_parameters())
         for name, p in model.named_parameters():
             assert isinstance(p, torch.distributed.tensor.DTensor), name
-            torch.testing.assert_close(p.full_tensor(), expected[name].detach())
+            torch.testing.assert_close(p.full_tensor(), expected[name].detach(), rtol=0, atol=1e-6)
+        norm = nero.integrations.clip_grad_norm_(optimizer, 1e-3)
+        assert norm > 1e-3
+        assert nero.integrations.clip_grad_norm_(optimizer, 1e-3).item() == pytest.approx(
+            1e-3, 0.01
+        )
 
 
 def fsdp1(rank: int) -> None:
@@ -95,7 +130,7 @@ def zero_redundancy(rank: int) -> None:
         optimizer.zero_grad()
         nn.functional.mse_loss(model(x), y).backward()
         optimizer.step()
-    expected = dict(alone("paper", 5).named_parameters())
+    expected = dict(alone(BUILDS["paper"], 5).named_parameters())
     for name, p in model.module.named_parameters():
         torch.testing.assert_close(p.detach(), expected[name].detach())
 
