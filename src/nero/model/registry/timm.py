@@ -40,6 +40,8 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row("weight", "weight", kernels, blocks=groups),
         Row("bias", "bias"),
     ),
+    # (axis, layer, head, frequency)
+    "timm.layers.pos_embed_sincos.RotaryEmbeddingMixed": (Row("freqs", "gain"),),
     "timm.models.mlp_mixer.Affine": (Row("beta", "bias"),),
     "timm.models.swiftformer.EfficientAdditiveAttention": (Row("w_g", "weight", (1,)),),
     "timm.*": (
