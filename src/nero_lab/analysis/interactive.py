@@ -154,15 +154,14 @@ def _by_lr_html(measured: Measured, looks: dict[str, Style]) -> str:
 def _add_by_lr(
     figure: Any, series: Series, style: Style, edge: float, far: Callable[[float], bool]
 ) -> None:
-    """Add a line through the first seed's runs, and a marker for every run."""
+    """Add a line through the means over the seeds, and a marker for every run."""
     import plotly.graph_objects as go
 
-    first = [(lr, series.selection(lr, series.seeds[0])) for lr in series.lrs]
-    known = [(lr, value) for lr, value in first if value is not None]
+    means = series.means_by_lr()
     figure.add_trace(
         go.Scatter(
-            x=[lr for lr, _ in known],
-            y=[value for _, value in known],
+            x=[lr for lr, _ in means],
+            y=[value for _, value in means],
             mode="lines",
             line={"color": style.colour, "width": 1.5, "dash": style.dash},
             hoverinfo="skip",
@@ -182,7 +181,8 @@ def _add_by_lr(
                 "size": 9,
                 "color": style.colour,
                 "symbol": [
-                    "x" if record.result.status == "diverged" else "circle" for _, record in runs
+                    "x" if record.result.status == "diverged" else style.symbol
+                    for _, record in runs
                 ],
             },
             text=[

@@ -60,6 +60,20 @@ class Series:
         record = self.records.get((lr, seed))
         return None if record is None else self.chosen_by(record)[1]
 
+    def means_by_lr(self) -> list[tuple[float, float]]:
+        """Return learning rates with the mean over the seeds of what rates are chosen by.
+
+        A rate of which a seed has no finite number is left out, since the mean of the others
+        would flatter it.
+        """
+        found = []
+        for lr in self.lrs:
+            values = [self.selection(lr, record.run.seed) for record in self.at(lr)]
+            known = [value for value in values if value is not None]
+            if known and len(known) == len(values):
+                found.append((lr, sum(known) / len(known)))
+        return found
+
     @property
     def at_default(self) -> Scores:
         """Return the test metric at the default learning rate."""

@@ -11,6 +11,9 @@ _OWN = {"nero": "#0072B2", "sgd": "#D55E00", "adam": "#E69F00", "lamb": "#009E73
 _OTHERS = ("#CC79A7", "#56B4E9", "#000000", "#7F7F7F", "#8C564B", "#6A3D9A")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _MATPLOTLIB = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+# Variants of one optimiser share its colour, so that marks without a line need shapes.
+_SYMBOLS = {"solid": "circle", "dash": "square", "dot": "triangle-up", "dashdot": "diamond"}
+_MARKERS = {"circle": "o", "square": "s", "triangle-up": "^", "diamond": "D"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,16 @@ class Style:
     def linestyle(self) -> str:
         """Return Matplotlib's name of the dashes."""
         return _MATPLOTLIB[self.dash]
+
+    @property
+    def symbol(self) -> str:
+        """Return Plotly's name of the mark of a single run."""
+        return _SYMBOLS[self.dash]
+
+    @property
+    def marker(self) -> str:
+        """Return Matplotlib's name of that mark."""
+        return _MARKERS[self.symbol]
 
     @property
     def svg_dashes(self) -> str:

@@ -137,20 +137,21 @@ def _draw_published(panel: Any, measured: Measured, looks: dict[str, Style]) -> 
 def _draw_by_lr(
     panel: Any, measured: Measured, looks: dict[str, Style], legend: dict[str, Any]
 ) -> None:
-    """Draw the final metric of every run over its learning rate; a cross is a diverged run."""
+    """Draw every run's final metric over its learning rate, and a line through the seeds' means.
+
+    A cross is a diverged run.
+    """
     for series in measured.series:
         style = looks[series.name]
         runs = {key: series.selection(*key) for key in series.records}
-        first = [(lr, runs.get((lr, series.seeds[0]))) for lr in series.lrs]
-        known = [(lr, value) for lr, value in first if value is not None]
-        if known:
+        if means := series.means_by_lr():
             (line,) = panel.plot(
-                *zip(*known, strict=True), style.linestyle, color=style.colour, linewidth=1.2
+                *zip(*means, strict=True), style.linestyle, color=style.colour, linewidth=1.2
             )
             legend.setdefault(series.name, line)
         for key, value in runs.items():
             diverged = series.records[key].result.status == "diverged"
-            marker = "x" if diverged else "o"
+            marker = "x" if diverged else style.marker
             if value is not None and not beyond(measured, value):
                 panel.plot(key[0], value, marker, color=style.colour, markersize=5)
             else:
@@ -160,7 +161,7 @@ def _draw_by_lr(
                 panel.plot(key[0], edge, marker, color=style.colour, markersize=6, transform=across)
     panel.set_xscale("log")
     panel.set_title("at the end, by learning rate", fontsize=11, loc="left")
-    panel.set_xlabel("learning rate")
+    panel.set_xlabel("learning rate\n(marks: seeds; lines: their mean)")
 
 
 def draw(comparisons: Sequence[Comparison], records: Records, folder: Path) -> list[Path]:

@@ -5,15 +5,17 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.figure import Figure
 
 from lab.fake_records import DATA, by_distance, fake_record, fake_records
 from lab.fake_tasks import ADAM, NERO, PERPLEXITY, SGD, fake_comparison
 from nero_lab.analysis import table
 from nero_lab.analysis.curves import COLUMNS, beyond, curves, flat, limits, logarithmic
 from nero_lab.analysis.document import write_document
+from nero_lab.analysis.interactive import _by_lr_html
 from nero_lab.analysis.measured import Measured, measure
 from nero_lab.analysis.palette import styles
-from nero_lab.analysis.pictures import save_figure
+from nero_lab.analysis.pictures import _draw_by_lr, save_figure
 from nero_lab.data.found import FoundData
 from nero_lab.experiments.task import Variant
 from nero_lab.records.store import Record
@@ -186,6 +188,27 @@ def test_variants_look_different(comparison, records):
     alone = {style.colour for style in styles(many[:4]).values()}
     assert len(alone) == 4
     assert len({(s.colour, s.dash) for s in styles(many).values()}) == 16
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_lines_by_learning_rate_run_through_the_means_of_all_seeds(comparison, broken: bool):
+    variant, metric = comparison.variants[0], comparison.task.metric
+    ends = {(1e-3, 0): 0.2, (1e-3, 1): 0.6, (1e-3, 2): None if broken else 0.7, (1e-2, 0): 0.3}
+    records = [
+        fake_record(comparison.run(variant, lr, seed), metric, end)
+        for (lr, seed), end in ends.items()
+    ]
+    measured = measure(comparison, records)[0]
+    figure = Figure()
+    panel = figure.subplots()
+    _draw_by_lr(panel, measured, styles(measured.series), {})
+    lines = [line for line in panel.lines if line.get_linestyle() != "None"]
+    drawn = {lr: value for line in lines for lr, value in line.get_xydata()}
+    assert drawn == pytest.approx({1e-2: 0.3} if broken else {1e-3: 0.5, 1e-2: 0.3})
+    marks = [line for line in panel.lines if line.get_marker() != "None"]
+    assert len(marks) == len(ends)
+    html = _by_lr_html(measured, styles(measured.series))
+    assert all(f"seed {seed}: " in html for seed in (0, 1, 2))
 
 
 def test_the_picture_is_drawn_and_its_vectors_have_no_date(tmp_path: Path):
