@@ -135,7 +135,18 @@ def _fused_step(
     )
 
 
-@torch.library.custom_op("nero::fused_step_", mutates_args=("weights", "averages", "rms", "steps"))
+# Written out, as torch 2.6 infers none from `list[Tensor]`. "!" marks what is changed in place.
+_SCHEMA = """(
+    Tensor(a!)[] weights, Tensor[] gradients, Tensor(b!)[] averages, Tensor(c!)[] rms,
+    Tensor(d!)[] steps, Tensor[] scales, Tensor[] radii, Tensor[] seeds, Tensor lr,
+    SymInt[] neuron_axes, float beta, float momentum, bool center, str radius_kind, float radius,
+    str nonfinite, bool maximize, str rounding, float max_turn, bool strict
+) -> Tensor"""
+
+
+@torch.library.custom_op(
+    "nero::fused_step_", mutates_args=("weights", "averages", "rms", "steps"), schema=_SCHEMA
+)
 def fused_step_(
     weights: list[Tensor],
     gradients: list[Tensor],
