@@ -1,7 +1,7 @@
 # Each target makes the environment in .venv when it is missing or out of date, and reuses it after.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-jax integrations soak lint docs bench constraints clean
+.PHONY: help demo test test-jax integrations soak lint docs dist bench constraints clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,6 +10,8 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What the constraints must know beyond the extras: torch needs setuptools from Python 3.12 on.
 ALSO_PINNED := setuptools
+# What builds the package (build-system in pyproject.toml).
+BUILDERS := hatchling hatch-fancy-pypi-readme hatch-vcs
 
 help: ## Show this list
 	@echo 'Nero: the commands of this checkout. Each makes $(VENV) first where it is missing.'
@@ -35,7 +37,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv $(VENV); \
 	fi
 	@echo 'Installing the pinned packages into $(VENV); the first time this fetches torch (several GB) and takes minutes.'
-	@$(PIP) install -qq -c constraints.txt hatchling
+	@$(PIP) install -qq -c constraints.txt $(BUILDERS)
 	@$(PIP) install -qq -c constraints.txt --no-build-isolation -e '.[lab,models,paper,ray,dev,docs]'
 	@touch $@
 
@@ -57,7 +59,7 @@ JAX_STAMP := $(JAX_VENV)/.installed
 $(JAX_STAMP): pyproject.toml constraints.txt
 	@test -x $(JAX_VENV)/bin/pip || $(PYTHON) -m venv $(JAX_VENV)
 	@echo 'Installing JAX and its libraries into $(JAX_VENV), without torch.'
-	@$(JAX_VENV)/bin/python -m pip --disable-pip-version-check install -qq -c constraints.txt hatchling
+	@$(JAX_VENV)/bin/python -m pip --disable-pip-version-check install -qq -c constraints.txt $(BUILDERS)
 	@$(JAX_VENV)/bin/python -m pip --disable-pip-version-check install -qq -c constraints.txt --no-build-isolation -e '.[dev-jax]'
 	@touch $@
 
@@ -96,6 +98,12 @@ lint: $(READY) ## Check style, types and spelling, changing nothing
 docs: $(READY) ## Build the documentation into site/, warnings being errors
 	$(BIN)/mkdocs build --strict --quiet
 	@echo 'Built site/index.html.'
+
+dist: $(READY) ## Build the sdist and both wheels into dist/, and check them as an index does
+	@rm -rf dist && mkdir -p build
+	@$(BIN)/python -m build --no-isolation --sdist --wheel >build/dist.log || { cat build/dist.log; exit 1; }
+	@HATCH_BUILD_NO_HOOKS=true $(BIN)/python -m build --no-isolation --wheel >build/dist.log || { cat build/dist.log; exit 1; }
+	@$(BIN)/twine check --strict dist/*
 
 bench: $(READY) $(BENCH_STAMP) ## Measure an optimiser step against its peers; writes docs/evidence/benchmarks.md; 15 minutes
 	@$(BIN)/nero bench --out docs/evidence --json runs/bench/benchmarks.json

@@ -1,6 +1,8 @@
-import email
+import email.message
 import importlib.metadata
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -8,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -15,6 +18,7 @@ from nero_lab.plugins.extras import how_to_install
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SOURCE = PROJECT["urls"]["Source"]
 
 
 def pins() -> dict[str, str]:
@@ -51,13 +55,100 @@ def test_a_missing_framework_is_named(missing: str, use: str, advice: str) -> No
     assert run.stderr.splitlines()[-1].endswith(advice.format(PROJECT["name"]))
 
 
+def build(kind: str, source: Path, target: Path, **environment: str) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(target)]
+    run = subprocess.run(
+        command, cwd=source, env=os.environ | environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    (path,) = target.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    return path
+
+
+def metadata_of(wheel: zipfile.ZipFile) -> email.message.Message:
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    return email.message_from_bytes(wheel.read(name))
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    target = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (path,) = target.glob("*.whl")
-    return zipfile.ZipFile(path)
+    return zipfile.ZipFile(build("wheel", ROOT, tmp_path_factory.mktemp("wheel")))
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of the package whose last commit has a version's tag."""
+    copy = tmp_path_factory.mktemp("repository")
+    for name in ("src", "README.md", "LICENSE", "hatch_build.py", "pyproject.toml"):
+        path = ROOT / name
+        ignored = shutil.ignore_patterns("__pycache__", "_cpu.so*")
+        if path.is_dir():
+            shutil.copytree(path, copy / name, ignore=ignored)
+        else:
+            shutil.copy(path, copy / name)
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-C", str(copy)]
+    for command in ("init -q", "add .", "commit -q -m all", "tag v7.8.9"):
+        subprocess.run([*git, *command.split()], check=True)
+    return copy
+
+
+def test_the_version_is_the_tags_in_the_sdist_and_in_the_wheel_without_the_kernel(
+    released: Path, tmp_path: Path
+) -> None:
+    sdist = build("sdist", released, tmp_path / "sdist")
+    assert sdist.name == "nero_optim-7.8.9.tar.gz"
+    shutil.unpack_archive(sdist, tmp_path, filter="data")
+    unpacked = tmp_path / "nero_optim-7.8.9"
+    assert not (unpacked / ".git").exists()
+    path = build("wheel", unpacked, tmp_path / "wheel", HATCH_BUILD_NO_HOOKS="true")
+    assert path.name == "nero_optim-7.8.9-py3-none-any.whl"
+    program = "import nero; print(nero.__file__, nero.__version__)"
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split() == [f"{path}/nero/__init__.py", "7.8.9"]
+
+
+def test_the_readmes_links_lead_somewhere_from_a_package_index(
+    released: Path, tmp_path: Path
+) -> None:
+    path = build("wheel", released, tmp_path, HATCH_BUILD_NO_HOOKS="true")
+    metadata = metadata_of(zipfile.ZipFile(path))
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    text = str(metadata.get_payload())
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)]*)\)", text)
+    assert len(links) == len(re.findall(r"\]\(", (ROOT / "README.md").read_text("utf-8")))
+    raw = SOURCE.replace("github.com", "raw.githubusercontent.com")
+    ours = 0
+    for picture, link in links:
+        start = f"{raw}/v7.8.9/" if picture else f"{SOURCE}/blob/v7.8.9/"
+        if link.startswith((SOURCE, raw)):
+            assert link.startswith(start)
+            assert (ROOT / link.removeprefix(start).partition("#")[0]).exists(), link
+            ours += 1
+        else:
+            assert link.startswith("https://"), link
+    assert ours > 10
+
+
+def test_the_wheel_trains_without_a_compiler(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    kernel = "nero/kernels/cpu/_cpu.so" in wheel.namelist()
+    wheel.extractall(tmp_path / "installed")
+    command = [sys.executable, str(ROOT / "tests/try_installed.py")]
+    environment = {"PYTHONPATH": str(tmp_path / "installed"), "PATH": str(tmp_path)}
+    run = subprocess.run(
+        command + ["--kernel"] * kernel, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert [line.split(":")[1].split(",")[0] for line in run.stdout.splitlines()] == [
+        " Nero",
+        " for_model",
+    ]
 
 
 def test_wheel_holds_the_sources_and_nothing_else(wheel: zipfile.ZipFile) -> None:
@@ -73,8 +164,8 @@ def test_wheel_holds_the_sources_and_nothing_else(wheel: zipfile.ZipFile) -> Non
 
 
 def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
-    info = f"nero_optim-{PROJECT['version']}.dist-info"
-    metadata = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
+    metadata = metadata_of(wheel)
+    info = f"nero_optim-{metadata['Version']}.dist-info"
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     assert [r.name for r in requirements if r.marker is None] == []
     assert set(metadata.get_all("Provides-Extra", [])) == set(PROJECT["optional-dependencies"])
@@ -98,8 +189,7 @@ def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
 def test_a_missing_package_is_named_with_its_extra(
     wheel: zipfile.ZipFile, monkeypatch: pytest.MonkeyPatch, missing: str, extra: str | None
 ) -> None:
-    info = f"nero_optim-{PROJECT['version']}.dist-info"
-    metadata = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
+    metadata = metadata_of(wheel)
     monkeypatch.setattr(
         importlib.metadata, "requires", lambda name: metadata.get_all("Requires-Dist")
     )
@@ -139,11 +229,25 @@ for arguments in {[*commands, ["train", "pong", "--preset", "tiny"]]}:
     )
 
 
-def test_changelog_speaks_of_this_version() -> None:
+def test_changelog_speaks_of_this_version(wheel: zipfile.ZipFile) -> None:
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
-    released = "dev" not in PROJECT["version"]
+    version = metadata_of(wheel)["Version"]
     assert headings[0] == "Unreleased"
-    assert not released or headings[1] == PROJECT["version"]
+    assert "dev" in version or headings[1] == version
+
+
+def test_the_recipe_for_conda_asks_for_what_the_package_asks_for() -> None:
+    text = (ROOT / "packaging/conda-forge/recipe.yaml").read_text(encoding="utf-8")
+    recipe = yaml.safe_load(text)
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    host = {line.replace(" ", "") for line in recipe["requirements"]["host"]}
+    assert host == {"python", "pip", *pyproject["build-system"]["requires"]}
+    (torch,) = PROJECT["optional-dependencies"]["torch"]
+    run = [line.replace(" ", "") for line in recipe["requirements"]["run"]]
+    assert run == ["python" + PROJECT["requires-python"], f"py{torch}"]
+    (command,) = recipe["build"]["python"]["entry_points"]
+    assert command == f"nero = {PROJECT['scripts']['nero']}"
+    assert recipe["about"]["homepage"] == SOURCE
 
 
 def test_every_requirement_is_pinned() -> None:

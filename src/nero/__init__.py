@@ -4,7 +4,8 @@
 >>> model = torch.nn.Linear(8, 4)
 >>> optimizer = nero.Nero(model.parameters(), lr=0.01)
 
-Names that need torch are loaded when they are first used.
+Names that need torch are loaded when they are first used. `nero.__version__` is that of the
+installed distribution.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from nero.optimizer import Nero
     from nero.telemetry import watch
 
-__version__ = "0.1.0.dev0"
+    __version__: str
+
 __all__ = [
     "Description",
     "Nero",
@@ -61,6 +63,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("nero-optim")
     if name not in _MODULES and name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -71,6 +71,9 @@ def find_compiler() -> list[str]:
     """
     if command := shlex.split(os.environ.get("CXX", "")):
         return command
+    if os.name == "nt":
+        # What MinGW builds needs libraries of MinGW's, which other machines do not have.
+        raise CannotBuild("there is no kernel for Windows yet ($CXX tries a compiler all the same)")
     for name in ("c++", "g++", "clang++"):
         if path := shutil.which(name):
             return [path]
