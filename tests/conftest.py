@@ -26,7 +26,6 @@ UNTRACED = [
         "lab",
         "step/test_torch_tensors.py",
         "test_designed_starts.py",
-        "test_errors.py",
         "test_operations.py",
         "test_properties.py",
         "test_rule.py",
