@@ -119,11 +119,13 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _logarithmic(panel: Any) -> None:
-    from matplotlib.ticker import FormatStrFormatter, LogLocator
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
     panel.set_xscale("log")
+    low, high = panel.get_xlim()
+    few = high < 100 * low  # room for labels between the powers of ten
     panel.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    panel.xaxis.set_minor_formatter(FormatStrFormatter("%.3g"))
+    panel.xaxis.set_minor_formatter(FormatStrFormatter("%.3g") if few else NullFormatter())
     panel.xaxis.set_major_formatter(FormatStrFormatter("%.3g"))
     panel.tick_params(axis="x", which="both", labelsize=7)
 
