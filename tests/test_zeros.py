@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from helpers import balanced, bits, build, every_path, give_gradients, snapshot, train, weights_like
-from nero import Nero, balance_, param_groups
+from nero import Nero, balance_, for_model, param_groups
 from optimizer_table import PathRow
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*start at .nearly. zero:UserWarning")
@@ -195,3 +195,13 @@ def test_centring_what_is_mostly_zeros_is_named():
     with pytest.warns(UserWarning, match=r"more than half .*center.*: weight$") as found:
         balance_(layer)
     assert found[0].filename == __file__
+
+
+def test_convolutions_drawn_anew_are_not_taken_for_pruned_ones():
+    # An isometric 3 x 3 convolution starts with all but its middle pixel at zero.
+    layers = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(18)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 16, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for_model(model, batch=torch.randn(2, 4, 4, 4), fresh=True)
+    assert torch.count_nonzero(layers[5][0].weight) < layers[5][0].weight.numel() / 2

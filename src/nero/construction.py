@@ -12,7 +12,7 @@ from torch import Tensor
 from nero.distributed.shards import as_dtensor, distribute, full, is_dtensor
 from nero.geometry import (
     TINY,
-    mostly_zeros,
+    centring_fills_zeros,
     neuron_mean,
     neuron_norm,
     project_,
@@ -63,10 +63,11 @@ def initial_state(p: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
     return state
 
 
-def centring_fills_zeros(p: Tensor, group: Mapping[str, Any]) -> bool:
+def fills_zeros(p: Tensor, group: Mapping[str, Any]) -> bool:
     """Whether a tensor that the group would centre is mostly exact zeros, as after pruning."""
-    center, _ = constraints(layout_of(p, group), group["center"], group["radius"])
-    return center and mostly_zeros(p)
+    layout = layout_of(p, group)
+    center, _ = constraints(layout, group["center"], group["radius"])
+    return center and centring_fills_zeros(p, layout)
 
 
 def grows_from_zero(p: Tensor, group: Mapping[str, Any]) -> bool:

@@ -211,12 +211,18 @@ def starts_at_zero(w: Tensor, layout: NeuronLayout) -> bool:
         return False
 
 
-def mostly_zeros(w: Tensor) -> bool:
-    """Whether most weights are exactly zero but not all, as after pruning; reads them."""
-    if w.is_meta or not w.numel():
+def centring_fills_zeros(w: Tensor, layout: NeuronLayout) -> bool:
+    """Whether most weights are exactly zero, as after pruning, and centring would change them."""
+    if w.is_meta or not w.numel() or layout.fan_in == 1:
         return False
     try:
-        return 0 < int(torch.count_nonzero(local(w.detach()))) < local(w).numel() / 2
+        if not 0 < int(torch.count_nonzero(local(w.detach()))) < local(w).numel() / 2:
+            return False
+        if is_dtensor(w):
+            return True  # what follows would be a collective, for some processes only
+        drift = neuron_mean(w, layout).abs() * layout.fan_in**0.5
+        tolerance = ROUNDING_ULPS * torch.finfo(w.dtype).eps
+        return bool((drift > tolerance * neuron_norm(w, layout)).any())
     except RuntimeError:  # of a mode that has no numbers
         return False
 

@@ -15,7 +15,7 @@ from nero.checkpoint import FittedState, fit_state_dict
 from nero.construction import (
     FILLED,
     FROM_ZERO,
-    centring_fills_zeros,
+    fills_zeros,
     grows_from_zero,
     missing_state,
     project_parameter_,
@@ -187,7 +187,7 @@ class Nero(Optimizer):
         # Every group is checked before any weight is touched, so a failure changes nothing.
         self._constructed = False
         super().__init__(params, defaults)
-        warn_of(centring_fills_zeros, self.param_groups, FILLED)
+        warn_of(fills_zeros, self.param_groups, FILLED)
         for index in range(len(self.param_groups)):
             self._start_group(index)
         self._constructed = True
@@ -224,7 +224,7 @@ class Nero(Optimizer):
                 del each["param_names"]
             raise
         if self._constructed:
-            warn_of(centring_fills_zeros, [group], FILLED)
+            warn_of(fills_zeros, [group], FILLED)
             self._start_group(len(self.param_groups) - 1)
             warn_of(grows_from_zero, [group], FROM_ZERO)
 

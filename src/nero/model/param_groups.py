@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from nero.geometry import mostly_zeros, project_, starts_at_zero
+from nero.geometry import centring_fills_zeros, project_, starts_at_zero
 from nero.model.assignment import Assignment, Options, assign
 from nero.model.heads import Named
 from nero.model.registry.rows import PER_ENTRY_ROLES
@@ -170,7 +170,7 @@ def balance_(
         [
             each
             for each in assignments
-            if each.options["center"] and each.layout.fan_in > 1 and mostly_zeros(each.parameter)
+            if each.options["center"] and centring_fills_zeros(each.parameter, each.layout)
         ],
         stacklevel=3,
     )
