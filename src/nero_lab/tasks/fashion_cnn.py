@@ -7,6 +7,7 @@ from torch import nn
 
 from nero_lab.experiments.schedule import Schedule
 from nero_lab.experiments.task import ACCURACY, Preset, Variant
+from nero_lab.models.deep_cnn import DeepCNN
 from nero_lab.models.vgg import SmallVGG
 from nero_lab.tasks.images import ImageTask
 
@@ -30,20 +31,29 @@ TINY = replace(
 )
 
 
-class FashionCNN(ImageTask):
-    """Classify clothes with a SmallVGG.
+_NETWORKS = {"small-vgg": SmallVGG, "deep-cnn": DeepCNN}
 
-    Options of the model: classes, batch_norm, hidden. Of the data: classes, which of the ten to
-    keep, and those of `ImageTask`.
+
+class FashionCNN(ImageTask):
+    """Classify clothes with a SmallVGG or a DeepCNN.
+
+    Options of the model: network ("small-vgg" or "deep-cnn"), and that network's. Of the data:
+    classes, which of the ten to keep, and those of `ImageTask`.
     """
 
     name = "fashion-cnn"
-    title = "small VGG-like network on Fashion-MNIST, or on some of its classes"
+    title = "small convolutional networks on Fashion-MNIST, or on some of its classes"
     metric = ACCURACY
     presets: ClassVar = {preset.name: preset for preset in (CPU, TINY)}
     source = "fashion-mnist"
     shape: ClassVar = {"channels": 1, "pixels": 28}
 
-    def build_model(self, **options: Any) -> nn.Module:
-        """Return the network."""
-        return SmallVGG(**options)
+    def build_model(self, *, network: str = "small-vgg", **options: Any) -> nn.Module:
+        """Return the network.
+
+        Raises:
+            ValueError: the network is neither of the two.
+        """
+        if network not in _NETWORKS:
+            raise ValueError(f"network must be one of {', '.join(_NETWORKS)}, got {network!r}")
+        return _NETWORKS[network](**options)

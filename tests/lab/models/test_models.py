@@ -1,8 +1,12 @@
+from typing import Any, get_args
+
 import pytest
 import torch
+from torch import nn
 
 import nero
 from nero_lab.models.adapted import AdaptedMLP
+from nero_lab.models.deep_cnn import DeepCNN, Init
 from nero_lab.models.gpt import SmallGPT
 from nero_lab.models.lstm import SmallLSTM
 from nero_lab.models.vgg import SmallVGG
@@ -87,3 +91,39 @@ def test_adapters_start_without_effect_and_alone_are_trained():
     with torch.no_grad():
         adapted.get_parameter("adapters.0.1.weight").fill_(0.5)
     assert not torch.allclose(adapted(x), plain(x))
+
+
+@pytest.mark.parametrize("depth", [6, 8])
+@pytest.mark.parametrize("residual", [False, True])
+def test_deep_convolutional_network_has_so_many_layers(depth: int, residual: bool):
+    model = DeepCNN(depth, width=4, residual=residual)
+    assert model(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+    layers = [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert len([name for name in layers if "shortcut" not in name]) == depth
+
+
+def size_of_features(depth: int, init: Any) -> float:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        features = DeepCNN(depth, init=init).features[:-2](torch.randn(8, 1, 28, 28))
+    return float(features.std(0).mean())  # of what depends on the image
+
+
+def test_deep_convolutional_network_keeps_the_size_of_signals():
+    kept = {init: size_of_features(30, init) / size_of_features(6, init) for init in get_args(Init)}
+    assert 0.5 < kept["isometric"] < 2
+    assert kept["kaiming"] > 0.05  # some of it is lost at the borders of 7 x 7 pixels
+    assert kept["default"] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 7}, "even number of at least 6"),
+        ({"depth": 8, "init": "none"}, "init must be one of default, kaiming, isometric"),
+        ({"depth": 8, "residual": True, "init": "isometric"}, "for plain networks"),
+    ],
+)
+def test_deep_convolutional_network_refuses(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        DeepCNN(**options)

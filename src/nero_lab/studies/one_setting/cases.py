@@ -33,9 +33,9 @@ class Case:
     quick: Mapping[str, Any] = field(default_factory=dict)
     """fields of the preset that are others than in "tiny", in the quick version"""
     chain: bool = False
-    """whether the network is a PlainMLP, whose initial weights are an option"""
+    """whether the network is a plain chain, whose initial weights are an option"""
     series: tuple[str, int] | None = None
-    """"depth" or "width", and which, where it is one of such a series"""
+    """of what, and how much of it, where it is one of a series of depths or widths"""
 
     @property
     def metric(self) -> Metric:
@@ -89,6 +89,9 @@ class Case:
         return Comparison(task, preset)
 
 
+_DEPTH, _WIDTH = "layers of a plain MLP", "width of a plain MLP"
+
+
 def _mlp(name: str, series: str, depth: int, width: int, images: int) -> Case:
     return Case(
         name,
@@ -105,7 +108,7 @@ def _mlp(name: str, series: str, depth: int, width: int, images: int) -> Case:
         },
         {"groups": {"head": "layers.2"}},
         chain=True,
-        series=(series, depth if series == "depth" else width),
+        series=(series, depth if series == _DEPTH else width),
     )
 
 
@@ -128,6 +131,27 @@ def _gpt(depth: int) -> Case:
                 "epoch_steps": 30,
             },
         },
+        series=("blocks of a GPT", depth),
+    )
+
+
+def _cnn(kind: str, depth: int) -> Case:
+    residual = kind == "residual"
+    return Case(
+        f"{kind}-cnn-{depth}",
+        "fashion-cnn",
+        "accuracy",
+        0.1,
+        {
+            "epochs": 6,
+            "batch_size": 64,
+            "model": {"network": "deep-cnn", "depth": depth, "residual": residual},
+            "data": {"train_size": 6_400, "val_size": 2_000, "test_size": 5_000},
+            "deviations": f"A {kind} network of {depth} layers, 600 steps, linear decay.",
+        },
+        {"model": {"network": "deep-cnn", "depth": 6, "width": 4, "residual": residual}},
+        chain=not residual,
+        series=(f"layers of a {kind} CNN", depth),
     )
 
 
@@ -137,14 +161,14 @@ def _diabetes(name: str, standardised: bool) -> Case:
 
 
 _CASES = (
-    _mlp("mlp-2", "depth", 2, 64, 15_000),
+    _mlp("mlp-2", _DEPTH, 2, 64, 15_000),
     _diabetes("diabetes", standardised=False),
     _diabetes("diabetes-standardised", standardised=True),
     Case("adapters", "adapters", "accuracy", 0.2),
-    _mlp("mlp-5", "depth", 5, 64, 15_000),
-    *(_mlp(f"mlp-width-{width}", "width", 3, width, 6_000) for width in (64, 128)),
-    _mlp("mlp-20", "depth", 20, 64, 15_000),
-    _mlp("mlp-100", "depth", 100, 64, 15_000),
+    _mlp("mlp-5", _DEPTH, 5, 64, 15_000),
+    *(_mlp(f"mlp-width-{width}", _WIDTH, 3, width, 6_000) for width in (64, 128)),
+    _mlp("mlp-20", _DEPTH, 20, 64, 15_000),
+    _mlp("mlp-100", _DEPTH, 100, 64, 15_000),
     _gpt(2),
     Case("lstm", "small-lstm", "loss", math.log(512)),
     Case("vit", "small-vit", "accuracy", 0.1),
@@ -158,10 +182,10 @@ _CASES = (
     ),
     Case("cgan", "cgan", "Frechet distance", None),
     _gpt(6),
-    _mlp("mlp-50", "depth", 50, 64, 15_000),
+    _mlp("mlp-50", _DEPTH, 50, 64, 15_000),
     Case("wikitext2", "wikitext2", "loss", math.log(4_000), {"groups": {"head": "head"}}),
     Case("translation", "translation", "loss", math.log(2_000)),
-    *(_mlp(f"mlp-width-{width}", "width", 3, width, 6_000) for width in (256, 512)),
+    *(_mlp(f"mlp-width-{width}", _WIDTH, 3, width, 6_000) for width in (256, 512)),
     _gpt(12),
     Case(
         "resnet-18",
@@ -171,11 +195,14 @@ _CASES = (
         {"model": {"network": "resnet18", "width": 0.125}},
         {"model": {"network": "resnet18", "width": 0.0625}},
     ),
+    *(_cnn(kind, depth) for depth in (8, 20, 40) for kind in ("plain", "residual")),
+    _mlp("mlp-200", _DEPTH, 200, 64, 15_000),
+    _gpt(24),
 )
 """the cheap ones first, with one of each kind among the first"""
 
 _QUICK = ("mlp-2", "diabetes", "adapters", "gpt-2", "lstm", "vit", "vgg-11", "cgan", "wikitext2")
-_QUICK_TOO = ("translation", "resnet-18", "diabetes-standardised")
+_QUICK_TOO = ("translation", "resnet-18", "diabetes-standardised", "plain-cnn-8", "residual-cnn-8")
 
 
 def cases(quick: bool) -> tuple[Case, ...]:

@@ -9,7 +9,6 @@ from nero_lab.studies.one_setting.scores import LONGEST, Result, profile, ratios
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":")
-_AXES = {"depth": "layers of a plain MLP", "width": "width of a plain MLP"}
 
 
 def save_best_rates(
@@ -19,7 +18,7 @@ def save_best_rates(
     defaults: Mapping[str, float],
     path: Path,
 ) -> None:
-    """Draw the best rate, as a multiple of the default, over depth and over width.
+    """Draw the best rate, as a multiple of the default, over each series of depths or widths.
 
     Args:
         results: of the tasks that are complete, at least one of a series.
@@ -41,7 +40,7 @@ def save_best_rates(
             rates = [each.best_lr(name) / defaults[name] for each in by_place.values()]
             panel.plot(list(by_place), rates, marker="o", label=label, **style)
         _logarithmic(panel, list(by_place))
-        panel.set_xlabel(_AXES[axis])
+        panel.set_xlabel(axis)
         panel.grid(color="0.92")
     panels[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     panels[0].set_ylabel("best rate / default rate")
