@@ -369,11 +369,11 @@ def test_a_head_with_few_outputs_learns_its_size() -> None:
     assert model[2].weight.norm() > 30
 
 
-def test_a_head_of_many_outputs_keeps_norm_1() -> None:
-    model = mlp(2, width=8, outputs=12)
+def test_a_head_of_many_outputs_behind_a_normalisation_keeps_norm_1() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 12))
     groups = groups_by_name(for_model(model, batch=ROWS, fresh=True))
-    assert (groups["2.weight"]["radius"], groups["2.weight"]["relative"]) == ("unit", False)
-    assert not groups["2.bias"]["relative"]
+    assert (groups["3.weight"]["radius"], groups["3.weight"]["relative"]) == ("unit", False)
+    assert not groups["3.bias"]["relative"]
     # A trained head is free without a change to it.
     trained = groups_by_name(for_model(mlp(), batch=ROWS, fresh=False))
     assert (trained["4.weight"]["center"], trained["4.weight"]["radius"]) == (False, None)
@@ -382,6 +382,7 @@ def test_a_head_of_many_outputs_keeps_norm_1() -> None:
 def test_embeddings_start_at_norm_1_and_are_free() -> None:
     torch.manual_seed(0)
     model = Recurrent()
+    model.decoder = nn.Sequential(nn.LayerNorm(6), model.decoder)
     with torch.no_grad():
         model.embedding.weight[1:] *= 7
     optimizer = for_model(model, batch=TOKENS, fresh=True)
@@ -420,6 +421,32 @@ def test_hidden_weights_keep_their_norms_where_no_normalisation_has_gains() -> N
     # Trained weights keep their norms whatever the network.
     kept = groups_by_name(for_model(network(gains=False), batch=TOKENS, fresh=False))
     assert (kept["2.weight"]["center"], kept["2.weight"]["radius"]) == (False, "initial")
+
+
+def test_without_normalisation_embeddings_keep_their_size_and_heads_learn_theirs() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self, norm: nn.Module) -> None:
+            super().__init__()
+            self.embedding, self.norm = nn.Embedding(12, 8), norm
+            self.lstm, self.head = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 12)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head(self.norm(self.lstm(self.embedding(tokens))[0]))
+
+    torch.manual_seed(0)
+    model = Recurrent(nn.Identity())
+    before = model.embedding.weight.detach().clone()
+    groups = groups_by_name(for_model(model, batch=TOKENS, fresh=True))
+    torch.testing.assert_close(model.embedding.weight, before - before.mean(1, keepdim=True))
+    for name in ("head.weight", "head.bias"):
+        assert groups[name]["relative"]
+    assert groups["head.weight"]["radius"] is None
+    assert groups["lstm.weight_hh_l0"]["radius"] == "unit"
+
+    model = Recurrent(nn.LayerNorm(8))
+    groups = groups_by_name(for_model(model, batch=TOKENS, fresh=True))
+    torch.testing.assert_close(model.embedding.weight.norm(dim=1), torch.ones(12))
+    assert (groups["head.weight"]["radius"], groups["head.weight"]["relative"]) == ("unit", False)
 
 
 def test_a_batch_that_passes_no_layer_is_said() -> None:
@@ -609,9 +636,12 @@ def test_steps_are_those_of_an_oracle_in_float64() -> None:
             # The first layer, on the batch itself, is not centred.
             parts[name] = OrthogonalOracle(w, [rows(w)], center=name != "0.weight", **matrix)
         elif name == "4.weight":
-            parts[name] = OracleTensor(w, rows(w), center=True, **matrix)
+            w -= w.mean(1, keepdim=True)
+            w /= w.norm(dim=1, keepdim=True)
+            sized = {"radius": None, "relative": True, "momentum": 0.9, **common}
+            parts[name] = OracleTensor(w, rows(w), center=True, **sized)
         else:
-            parts[name] = OracleTensor(w, rows(w), **entry)
+            parts[name] = OracleTensor(w, rows(w), relative=name == "4.bias", **entry)
     optimizer = for_model(model, batch=x, fresh=True)
     for _ in range(12):
         optimizer.zero_grad()

@@ -16,7 +16,6 @@ from torch import nn
 from nero.geometry import project_
 from nero.groups import check_group
 from nero.model.assignment import Assignment, Options
-from nero.model.depth import layers_by_parameter
 from nero.model.heads import Named, declared_head, traced_heads
 from nero.model.initialize import Initialization, initialize_layers_
 from nero.model.param_groups import plan
@@ -29,11 +28,9 @@ from nero.model.recommendation import (
     drawn_options,
     first_norm,
     given,
-    has_gains,
     held_norm,
     options_for,
     rate_for,
-    small_heads,
 )
 from nero.model.report import table
 from nero.model.run import unwrap
@@ -135,12 +132,7 @@ def for_model(
         unknown="vectors",
     )
     _warn_of_unknown(assignments)
-    network = Network(
-        fresh,
-        layers_by_parameter(model, layers),
-        has_gains(model),
-        small_heads(assignments),
-    )
+    network = Network.of(model, assignments, layers, fresh)
     overrides = overrides or {}
     for each in assignments:
         each.options = options_for(each, network, of_weights, overrides)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from nero.model.assignment import Assignment, Options
-from nero.model.depth import rate_factor
+from nero.model.depth import layers_by_parameter, rate_factor
 from nero.model.param_groups import BALANCED, PRESETS
 from nero.model.trace import TracedLayer
 
@@ -43,14 +43,22 @@ WITHOUT_GAINS: Options = {"center": True, "radius": "initial"}
 # Of a linear layer on the batch itself: the mean of a few inputs is not to be missed.
 ON_THE_BATCH: Options = {"center": False}
 
-# Of a head with no more outputs than inputs, as of a regression or a few classes: it learns its
-# size, in steps that are in proportion to it, and so does its bias. A vocabulary's would overfit.
-SMALL_HEAD = Role({"center": True, "radius": None, "relative": True}, start=1.0)
-SMALL_HEAD_BIAS = Role({"momentum": 0.0, "relative": True})
+# Of a head with no more outputs than inputs, as of a regression or a few classes, and of any head
+# in a network without normalisation, where no gain sets the size of its inputs: it learns its
+# size, in steps that are in proportion to it, and so does its bias. A vocabulary's behind a
+# normalisation would overfit.
+SIZED_HEAD: Mapping[str, Role] = {
+    "head": Role({"center": True, "radius": None, "relative": True}, start=1.0),
+    "bias": Role({"momentum": 0.0, "relative": True}),
+}
+# Of embeddings in networks without any normalisation, where their size is that of the signal.
+KEPT_EMBEDDING: Mapping[str, Role] = {"embedding": Role({"center": True, "radius": None})}
 
 # Of hidden weights and heads of a chain that was drawn anew: only its start is an isometry, which
 # the weights leave too fast with momentum or orthogonal directions.
 DRAWN: Options = {"orthogonal": False, "momentum": 0.0}
+
+NORMALISATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 MAX_TURN = 1.0
 MOMENTUM = 0.9
@@ -67,41 +75,54 @@ class Network(NamedTuple):
         fresh: whether its weights are to be trained from the start.
         layers: the traced layer of each parameter, by identity.
         gains: whether it has a normalisation with gains, or none without.
-        small_heads: the modules of heads with no more outputs than inputs, by name.
+        normalised: whether it has a normalisation, or gains of its own.
+        sized_heads: the modules of heads that learn their size, by name.
     """
 
     fresh: bool
     layers: Mapping[int, TracedLayer]
     gains: bool
-    small_heads: frozenset[str]
+    normalised: bool
+    sized_heads: frozenset[str]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        assignments: Iterable[Assignment],
+        layers: Mapping[str, TracedLayer],
+        fresh: bool,
+    ) -> Network:
+        """What is known of a model whose parameters have their roles."""
+        assignments = list(assignments)
+        gains = [m.weight is not None for m in model.modules() if isinstance(m, NORMALISATIONS)]
+        normalised = bool(gains) or any(each.role == "gain" for each in assignments)
+        sized = (
+            each.names[0].rpartition(".")[0]
+            for each in assignments
+            if each.role == "head" and (each.layout.neurons <= each.layout.fan_in or not normalised)
+        )
+        return cls(
+            fresh,
+            layers_by_parameter(model, layers),
+            any(gains) or not gains,
+            normalised,
+            frozenset(sized),
+        )
 
     def role(self, each: Assignment) -> Role:
         """The role of one of its parameters."""
-        roles = FRESH if self.fresh else TRAINED
-        if self.fresh and each.names[0].rpartition(".")[0] in self.small_heads:
-            roles = {**roles, "head": SMALL_HEAD, "bias": SMALL_HEAD_BIAS}
+        if not self.fresh:
+            return TRAINED[each.role]
+        roles = FRESH if self.normalised else {**FRESH, **KEPT_EMBEDDING}
+        if each.names[0].rpartition(".")[0] in self.sized_heads:
+            roles = {**roles, **SIZED_HEAD}
         return roles[each.role]
 
     @property
     def preset(self) -> str:
         """The preset of the groups."""
         return "balanced" if self.fresh else "finetune"
-
-
-def has_gains(model: nn.Module) -> bool:
-    """Whether a model has a normalisation with gains, or none without."""
-    kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-    found = [module.weight is not None for module in model.modules() if isinstance(module, kinds)]
-    return any(found) or not found
-
-
-def small_heads(assignments: Iterable[Assignment]) -> frozenset[str]:
-    """The modules of heads with no more outputs than inputs, by name."""
-    return frozenset(
-        each.names[0].rpartition(".")[0]
-        for each in assignments
-        if each.role == "head" and each.layout.neurons <= each.layout.fan_in
-    )
 
 
 def options_for(
