@@ -58,6 +58,9 @@ CASES: dict[str, dict[str, Any]] = {
     "orthogonal": {"orthogonal": True},
     "orthogonal, momentum 0.9, max_turn 1": {"orthogonal": True, "momentum": 0.9, "max_turn": 1.0},
     "orthogonal, free": {"orthogonal": True, "center": False, "radius": None},
+    "relative, free": {"relative": True, "center": False, "radius": None},
+    "relative, momentum 0.9, max_turn 1": {"relative": True, "momentum": 0.9, "max_turn": 1.0},
+    "relative, initial": {"relative": True, "radius": "initial"},
 }
 
 # Matrices that orthogonal directions treat one by one; 1 where a tensor is not named.

@@ -15,7 +15,7 @@ from nero.optax import (
     nero,
     scale_by_neuron_rms,
 )
-from with_jax.problems import DIMS, init, loss, off_balance, optimizer, parameters, train, update
+from with_jax.problems import DIMS, X, init, loss, off_balance, optimizer, parameters, train, update
 
 ROWS = NeuronDimensionNumbers((0,))
 
@@ -34,6 +34,7 @@ def same(a: Any, b: Any, tolerance: float = 0) -> bool:
         {"momentum": 0.9, "radius": "initial"},
         {"center": False, "radius": None, "max_turn": 1.0},
         {"orthogonal": True, "momentum": 0.9},
+        {"relative": True, "center": False, "radius": None},
     ],
     ids=str,
 )
@@ -225,6 +226,35 @@ def test_parameters_are_needed() -> None:
     params = parameters()
     with pytest.raises(ValueError, match=r"call update\(updates, state, params\)"):
         update(tx, params, init(tx, params))
+    tx = scale_by_neuron_rms(neuron_dimension_numbers=DIMS, relative=True)
+    with pytest.raises(ValueError, match=r"call update\(updates, state, params\)"):
+        update(tx, params, init(tx, params))
+
+
+def test_outputs_of_size_1000_are_learnt_at_an_ordinary_rate() -> None:
+    def error(**head: Any) -> float:
+        tx = optax.partition(
+            {
+                "body": optimizer(learning_rate=0.03),
+                "head": optimizer(learning_rate=0.03, center=False, **head),
+            },
+            {"hidden": "body", "out": "head"},
+        )
+
+        def far(params: Any) -> jax.Array:
+            hidden = jax.nn.relu(X @ params["hidden"]["kernel"] + params["hidden"]["bias"])
+            return jnp.mean(jnp.square(hidden @ params["out"] - 1000 * jnp.abs(X[:, :1])))
+
+        def step(carry: Any, _: Any) -> Any:
+            updates, state = tx.update(jax.grad(far)(carry[0]), carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        params = parameters()
+        carry = jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), length=300)[0])(params)
+        return float(far(carry[0]) / far(params))
+
+    assert error(radius=None, relative=True) < 0.2
+    assert error(radius=None) > 0.8
 
 
 def test_wrong_numbers() -> None:

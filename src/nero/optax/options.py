@@ -19,6 +19,7 @@ class Options(NamedTuple):
     max_turn: Any = None
     orthogonal: bool = False
     nonfinite: str = "skip"
+    relative: bool = False
 
     @property
     def has_momentum(self) -> bool:
@@ -56,7 +57,7 @@ class Options(NamedTuple):
             )
         if self.nonfinite not in NONFINITE:
             raise ValueError(f"nonfinite must be one of {NONFINITE}, got {self.nonfinite!r}")
-        for name in ("center", "orthogonal"):
+        for name in ("center", "orthogonal", "relative"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         return self

@@ -24,6 +24,8 @@ from nero.optax.options import Options
 # gains the paper's sigma_b, of neurons the norm of a balanced one.
 ENTRY_SCALE = (TINY, 0.01)
 NEURON_SCALE = (0.1, 1.0)
+# What stands for the size of biases and gains whose steps are in proportion to it.
+RELATIVE_SCALE = 1.0
 
 
 class ScaleByNeuronRmsState(NamedTuple):
@@ -36,7 +38,8 @@ class ScaleByNeuronRmsState(NamedTuple):
         scale: like the parameters: what a step is multiplied with besides the learning rate. The
             radius, `()`, or under radius="initial" each neuron's own, like `rms`. Where it is
             free: the tensor's mean size when the state was made, 0.01 for biases and gains and 1
-            for neurons that were (nearly) zero, `()`.
+            for neurons that were (nearly) zero, `()`; with relative=True the least that a step is
+            multiplied with, 1 for biases and gains.
         mu: with momentum the running average of gradients, like the parameters; otherwise None.
         skipped: how often a neuron sat out a step because its gradient was not finite, int32,
             `()`; an entry of a bias counts as a neuron. `optax.tree.get(state, "skipped")`.
@@ -100,6 +103,8 @@ def _scale(p: jax.Array, layout: NeuronLayout, options: Options) -> jax.Array:
     if normalize and options.radius != "initial":
         return jnp.where(starts_at_zero(p, layout), 1.0, jnp.asarray(options.number, norm.dtype))
     mean = _mean_size(norm, layout)
+    if options.relative and layout.fan_in == 1:
+        mean = jnp.full_like(mean, RELATIVE_SCALE)
     if not normalize:
         return mean
     radius = _own_radius(p, layout, mean, center=center)

@@ -25,11 +25,17 @@ class Scaled(NamedTuple):
 
 
 def rms_step(
-    gradients: Any, state: ScaleByNeuronRmsState, options: Options, every: list[Neurons]
+    gradients: Any,
+    state: ScaleByNeuronRmsState,
+    params: Any,
+    options: Options,
+    every: list[Neurons],
 ) -> tuple[Scaled, ScaleByNeuronRmsState]:
     """One step of the running averages of a tree; the directions are yet to be multiplied."""
     leaves, tree = jax.tree.flatten(gradients)
     rms, scale = jax.tree.leaves(state.rms), jax.tree.leaves(state.scale)
+    if options.relative:
+        scale = _present_sizes(params, scale, every)
     none = [None] * len(leaves)
     averages = none if state.mu is None else jax.tree.leaves(state.mu)
     centered = none if state.centered is None else jax.tree.leaves(state.centered)
@@ -55,6 +61,18 @@ def rms_step(
         centered=state.centered,
     )
     return Scaled([each.d for each in made], [each.a for each in made]), new_state
+
+
+def _present_sizes(params: Any, scale: list[Any], every: list[Neurons]) -> list[Any]:
+    """The present norm of each neuron where it is above the scale of its tensor, else that scale.
+
+    Neurons that are held to a norm have the norm that is their scale.
+    """
+    norms = [
+        axis_norm(split(p, n.layout), n.layout.fan_in_axes)
+        for p, n in zip(jax.tree.leaves(params), every, strict=True)
+    ]
+    return [jnp.maximum(norm, least) for norm, least in zip(norms, scale, strict=True)]
 
 
 def _direction(

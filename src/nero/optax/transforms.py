@@ -26,6 +26,7 @@ def scale_by_neuron_rms(
     max_turn: float | None = None,
     orthogonal: bool = False,
     nonfinite: str = "skip",
+    relative: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Divide each neuron's gradient by the root mean square of its norm.
 
@@ -34,7 +35,8 @@ def scale_by_neuron_rms(
     Updates have the working dtype, float32 for bfloat16 gradients.
 
     Returns:
-        A transformation whose state is a `ScaleByNeuronRmsState`. Its update needs no parameters.
+        A transformation whose state is a `ScaleByNeuronRmsState`. Its update needs no parameters,
+        except with relative=True.
 
     Raises:
         ValueError: as `nero`.
@@ -50,15 +52,19 @@ def scale_by_neuron_rms(
         >>> [round(float(x), 4) for x in jnp.linalg.norm(updates, axis=1)]
         [1.0, 1.0]
     """
-    options = Options(center, radius, beta, momentum, max_turn, orthogonal, nonfinite).checked()
+    options = Options(
+        center, radius, beta, momentum, max_turn, orthogonal, nonfinite, relative
+    ).checked()
 
     def init(params: Any) -> ScaleByNeuronRmsState:
         return init_rms(params, options, neuron_dimension_numbers)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
-        del params, extra_args
+        del extra_args
+        if options.relative:
+            _needed(params)
         every = neurons_of(neuron_dimension_numbers, updates)
-        made, state = rms_step(updates, state, options, every)
+        made, state = rms_step(updates, state, params, options, every)
         leaves, tree = jax.tree.flatten(updates)
         products = [
             jnp.reshape(jnp.where(a != 0, d * a, 0), g.shape)
@@ -123,10 +129,7 @@ def keep_neurons_balanced(
 
 def _needed(params: Any) -> Any:
     if params is None:
-        raise ValueError(
-            "neurons are kept balanced relative to the parameters: call "
-            "update(updates, state, params)"
-        )
+        raise ValueError("the step depends on the parameters: call update(updates, state, params)")
     return params
 
 
@@ -141,6 +144,7 @@ def nero(
     max_turn: float | None = None,
     orthogonal: bool = False,
     nonfinite: str = "skip",
+    relative: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Nero: projected gradient descent over balanced networks.
 
@@ -188,6 +192,10 @@ def nero(
         nonfinite: what a NaN or infinite gradient does to its neuron. "skip" (default): the neuron
             keeps weights and running averages and is counted in the state; "propagate": it
             becomes NaN.
+        relative: where norms are free, and of biases and gains: step in proportion to the neuron's
+            or entry's present size, or to its tensor's size when the state was made where that is
+            larger (1 for biases and gains), so that outputs of any size can be learnt. For heads,
+            by `optax.partition`. Default False.
 
     Returns:
         A `GradientTransformationExtraArgs` whose update needs `params`.
@@ -217,7 +225,9 @@ def nero(
         >>> bool(loss(params) < 0.01)
         True
     """
-    options = Options(center, radius, beta, momentum, max_turn, orthogonal, nonfinite).checked()
+    options = Options(
+        center, radius, beta, momentum, max_turn, orthogonal, nonfinite, relative
+    ).checked()
     learning = optax.scale_by_learning_rate(learning_rate)
 
     def init(params: Any) -> tuple[Any, Any, Any]:
@@ -231,7 +241,7 @@ def nero(
         del extra_args
         rms, rate, kept = state
         every = neurons_of(neuron_dimension_numbers, _needed(params))
-        made, rms = rms_step(updates, rms, options, every)
+        made, rms = rms_step(updates, rms, params, options, every)
         a, rate = learning.update(list(made.a), rate)
         made = made._replace(a=jax.tree.leaves(a))
         return turn_all(params, made, kept, options, every), (rms, rate, kept)
