@@ -31,11 +31,18 @@ TOLERANCES = {"torch.bfloat16": 2**-8, "torch.float16": 2**-11}
 CAPABILITIES = (80, 90)
 
 
-def run(tmp_path: Path, script: str, *arguments: str, **environment: str) -> dict[str, Any]:
+# Interpreting is twice as slow under a tracer; these run every line of the kernel.
+TRACED = ("layouts", "edges")
+UNTRACED = ("constraints", "options", "dtypes", "still", "launches")
+
+
+def run(
+    tmp_path: Path, script: str, *arguments: str, traced: bool = False, **environment: str
+) -> dict[str, Any]:
     """The JSON that a script beside this file prints; Triton keeps nothing from run to run."""
     paths = [str(TESTS), str(TESTS.parent), str(Path(nero.__file__).parents[1])]
     environment = {
-        **{name: x for name, x in os.environ.items() if not name.startswith("TRITON_")},
+        **{name: x for name, x in os.environ.items() if not name.startswith(left_out(traced))},
         **{"PYTHONPATH": os.pathsep.join(paths), "TRITON_CACHE_DIR": str(tmp_path)},
         **environment,
     }
@@ -49,14 +56,18 @@ def run(tmp_path: Path, script: str, *arguments: str, **environment: str) -> dic
     return json.loads(done.stdout)
 
 
+def left_out(traced: bool) -> tuple[str, ...]:
+    """What the names of variables that such a process is not given start with."""
+    return ("TRITON_",) if traced else ("TRITON_", "COVERAGE_")
+
+
 @needs_triton
-@pytest.mark.parametrize(
-    "groups", [("constraints", "options", "dtypes"), ("layouts", "edges", "still", "launches")]
-)
+@pytest.mark.parametrize("groups", [TRACED, UNTRACED], ids=" ".join)
 def test_the_kernel_computes_what_the_rule_computes(
     tmp_path: Path, groups: tuple[str, ...]
 ) -> None:
-    cases = run(tmp_path, "cuda_cases.py", *groups, TRITON_INTERPRET="1")
+    traced = groups == TRACED
+    cases = run(tmp_path, "cuda_cases.py", *groups, traced=traced, TRITON_INTERPRET="1")
     assert len(cases) > 10 * len(groups) - 10
     for name, figures in cases.items():
         tolerance = TOLERANCES.get(name.split(",")[0], FLOAT32_TOLERANCE)
