@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-LIBRARIES = ("accelerate", "lightning", "peft", "timm", "transformers")
+LIBRARIES = ("accelerate", "lightning", "peft", "ray", "timm", "transformers")
 MISSING = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
 collect_ignore_glob = ["test_*.py"] if MISSING else []
 

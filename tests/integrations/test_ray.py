@@ -16,7 +16,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_records_of_an_undisturbed_sweep
 ):
     # Ray kills workers where the machine's memory is nearly full, whoever uses it.
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=":")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=":")
     runs = some_runs(seeds=2)
     maker, records, kinds = FakeMaker(tmp_path), Records(tmp_path), []
     with ray_pool(2, die_once) as pool:
