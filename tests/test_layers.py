@@ -138,6 +138,7 @@ LAYERS: Mapping[str, Layer] = {
     "nero.model.recommendation": layer(
         "nero.model.assignment nero.model.depth nero.model.param_groups nero.model.trace"
     ),
+    "nero.model.branches": layer("nero.geometry nero.model.assignment nero.model.trace"),
     "nero.model.for_model": layer("nero.geometry nero.groups nero.optimizer nero.model"),
     "nero.groups": layer(BELOW_OPTIMIZER),
     "nero.construction": layer(f"{BELOW_OPTIMIZER} nero.groups nero.distributed.shards"),

@@ -16,6 +16,7 @@ from torch import nn
 from nero.geometry import project_
 from nero.groups import check_group
 from nero.model.assignment import Assignment, Options
+from nero.model.branches import hold_branches_small_
 from nero.model.heads import Named, declared_head, traced_heads
 from nero.model.initialize import Initialization, initialize_layers_
 from nero.model.param_groups import plan
@@ -152,8 +153,17 @@ def for_model(
             each.options |= drawn_options(each, of_weights, overrides)
         rate = rate_for(each, network, turn, momentum, drawn=norm is not None)
         each.options = {"lr": rate, **each.options}
+    branches = None
+    if fresh and layers:
+        branches = hold_branches_small_(
+            model,
+            batch,
+            assignments,
+            network.layers,
+            lambda each: "radius" not in {**of_weights, **given(each, overrides)},
+        )
     optimizer = ForModel(_groups(assignments, network.preset), **options)
-    optimizer.notes = _notes(batch, turn, assignments, network, done)
+    optimizer.notes = _notes(batch, turn, assignments, network, done, branches)
     return optimizer
 
 
@@ -237,6 +247,7 @@ def _notes(
     assignments: list[Assignment],
     network: Network,
     done: Initialization,
+    branches: float | None,
 ) -> tuple[str, ...]:
     """What the table cannot show: why these rates, and what became of the initial weights."""
     longest = max([layer.row for layer in network.layers.values()], default=1)
@@ -257,6 +268,8 @@ def _notes(
         return (*notes, "initial weights: kept to the bit")
     if not network.gains:
         notes.append("norms: hidden weights keep their own, as no normalisation has gains")
+    if branches is not None:
+        notes.append(f"residual branches: their last layers have norm {branches:g}")
     if not network.layers:
         projected = "projected; with a batch, long plain chains of layers would be drawn anew"
         return (*notes, f"initial weights: {projected}")

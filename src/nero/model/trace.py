@@ -12,6 +12,7 @@ length of its row says how far a change of one layer is carried on by the others
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -53,6 +54,11 @@ class TracedLayer:
             take several signals of different layers, or a tensor beside the signal.
         raw: whether it takes the batch itself: nothing but views and elementwise operators before.
         ends: where its output goes: names of layers, "normalisation", "skip", "output".
+        share: where it ends a residual branch, the rms of what it adds over the rms of what that is
+            added to; the largest where it is used several times. None elsewhere, and where tensors
+            hold no numbers.
+        accumulates: whether what its branch is added to is a branch's sum itself, not normalised
+            since.
     """
 
     name: str
@@ -63,6 +69,8 @@ class TracedLayer:
     function: Function | None = None
     raw: bool = False
     ends: set[str] = field(default_factory=set)
+    share: float | None = None
+    accumulates: bool = False
 
 
 class _Signal(NamedTuple):
@@ -74,6 +82,7 @@ class _Signal(NamedTuple):
     between: tuple[str, ...] = ()  # the operators since those layers, but for elementwise ones
     function: Function | None = lambda x: x
     statistic: bool = False
+    summed: bool = False  # at a skip connection, and not normalised since
 
 
 def trace(model: nn.Module, batch: Any) -> dict[str, TracedLayer]:
@@ -133,7 +142,7 @@ class _Follower(TorchDispatchMode):
         inputs, results = _tensors((args, kwargs)), _tensors(out)
         weights = [x for x in inputs if id(x) in self._weights]
         if any(id(x) in self._signals for x in inputs):
-            signal = self._follow(func, name, args, kwargs, inputs)
+            signal = self._follow(func, name, args, kwargs, inputs, out)
             for x in results:
                 if x.is_floating_point():
                     self._signals[id(x)] = x, signal
@@ -147,7 +156,7 @@ class _Follower(TorchDispatchMode):
         return out
 
     def _follow(
-        self, func: Any, name: str, args: Any, kwargs: Any, inputs: list[Tensor]
+        self, func: Any, name: str, args: Any, kwargs: Any, inputs: list[Tensor], out: Any
     ) -> _Signal:
         """The signal that comes out of an operator."""
         distinct = {id(x): self._signals[id(x)][1] for x in inputs if id(x) in self._signals}
@@ -164,6 +173,7 @@ class _Follower(TorchDispatchMode):
             if name in FACTORS and signals[0].statistic != signals[1].statistic:
                 return self._restart(signals, "normalisation")
             if name in SUMS and _is_skip(signals[0], signals[1]):
+                self._compare(inputs, out)
                 return self._restart(signals, "skip")
         if torch.Tag.pointwise not in func.tags and name not in UNTAGGED:
             return merged._replace(between=(*merged.between, name))
@@ -189,7 +199,22 @@ class _Follower(TorchDispatchMode):
         for signal in signals:
             self._end(signal, end)
             origins |= signal.origins
-        return _Signal(origins)
+        return _Signal(origins, summed=end == "skip")
+
+    def _compare(self, summands: list[Tensor], total: Tensor) -> None:
+        """Note how large the branch of a sum is beside the rest of it, and whether that is one."""
+        pairs = [(x, self._signals[id(x)][1]) for x in summands if id(x) in self._signals]
+        pairs.sort(key=lambda pair: (pair[1].origins.bit_count(), pair[1].depth))
+        (_, stream), (branch, signal) = pairs[0], pairs[-1]
+        for name in signal.layers:
+            self.layers[name].accumulates |= stream.summed
+        try:
+            # By the sum, as what it is added to may have been changed in place.
+            share = float(branch.norm() / (total - branch).norm())
+        except (RuntimeError, NotImplementedError):  # of the meta device, which has no numbers
+            return
+        for name in signal.layers if math.isfinite(share) else ():
+            self.layers[name].share = max(share, self.layers[name].share or 0.0)
 
     def _end(self, signal: _Signal, end: str) -> None:
         for name in signal.layers:
