@@ -1,7 +1,7 @@
 # Each target makes the environment in .venv when it is missing or out of date, and reuses it after.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-jax integrations soak lint docs dist bench constraints clean
+.PHONY: help demo test test-jax integrations soak lint docs dist bench bench-jax constraints clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -107,6 +107,10 @@ dist: $(READY) ## Build the sdist and both wheels into dist/, and check them as 
 
 bench: $(READY) $(BENCH_STAMP) ## Measure an optimiser step against its peers; writes docs/evidence/benchmarks.md; 15 minutes
 	@$(BIN)/nero bench --out docs/evidence --json runs/bench/benchmarks.json
+
+bench-jax: $(JAX_STAMP) ## Measure a step of nero.optax against optax's; writes docs/evidence/benchmarks-jax.md; 5 minutes
+	@mkdir -p build && $(JAX_VENV)/bin/python tests/with_jax/bench_step.py > build/benchmarks-jax.md
+	@mv build/benchmarks-jax.md docs/evidence/benchmarks-jax.md
 
 constraints: $(STAMP) ## Resolve every pin anew, under the oldest supported Python
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \

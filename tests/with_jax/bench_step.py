@@ -1,17 +1,21 @@
 """A compiled step on GPT-2's parameters against optax's adamw and muon, by time and memory.
 
-    .venv-jax/bin/python tests/with_jax/bench_step.py
+    make bench-jax
 
 Each step takes gradients and gives new parameters, with its inputs donated. The optimisers take
 turns within a round, and a ratio is the median over rounds of the CPU time within one round, so
-that a machine that is busy for a while slows both sides. Prints a table in Markdown.
+that a machine that is busy for a while slows both sides. Prints a page in Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
+from collections.abc import Iterator
+from datetime import date
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
@@ -124,20 +128,39 @@ def main() -> None:
         for name, each in runners.items():
             runners[name], seconds = each.once(gradient)
             times[name].append(seconds)
-    base = times[BASE][2:]  # the first steps touch memory for the first time
-    print(f"{sum(x.size for x in jax.tree.leaves(params)):,} parameters, {jax.devices()[0]}\n")
-    print(
+    size = sum(x.size for x in jax.tree.leaves(params))
+    print("\n".join(page(size, arguments.rounds, runners, times)))
+
+
+def page(
+    size: int, rounds: int, runners: dict[str, Runner], times: dict[str, list[float]]
+) -> Iterator[str]:
+    """Yield the lines of the page."""
+    yield "# Benchmarks in JAX"
+    yield ""
+    yield (
+        f"Written by `make bench-jax`: a compiled step on CPU, GPT-2, {size:,} float32 "
+        "parameters, gradients in and new parameters out, inputs donated. Optimisers take turns "
+        f"within a round, and a ratio is the median of {rounds} rounds of the CPU time within one "
+        "round. State is what `init` makes; temporaries are those that XLA says it needs."
+    )
+    yield ""
+    yield (
         "| step | CPU ms, median | of adamw's time | state, MB | of adamw's state | temporary, MB |"
     )
-    print("|---|---|---|---|---|---|")
+    yield "|---|---|---|---|---|---|"
+    base = times[BASE][2:]  # the first steps touch memory for the first time
     for name, each in runners.items():
         taken = times[name][2:]
         ratio = statistics.median(t / b for t, b in zip(taken, base, strict=True))
         share = each.state_bytes / runners[BASE].state_bytes
-        print(
+        yield (
             f"| {name} | {1e3 * statistics.median(taken):.1f} | {ratio:.2f} | "
             f"{each.state_bytes / 1e6:.2f} | {share:.4%} | {each.temporary_bytes / 1e6:.0f} |"
         )
+    yield ""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "optax"))
+    yield f"{date.today()}, {jax.devices()[0]}, {os.cpu_count()} cores, {versions}."
 
 
 if __name__ == "__main__":
