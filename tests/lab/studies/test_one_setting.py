@@ -122,6 +122,11 @@ def test_the_best_single_rate_has_the_least_worst_regret_on_validation() -> None
     assert best_single_lr(RESULTS, "b") == 0.1
 
 
+def test_rates_as_good_as_the_best() -> None:
+    near = {0.01: cell(0.893, 0.1), 0.1: cell(0.9, 0.1), 1.0: cell(0.85, 0.1), 10.0: cell(None, 0)}
+    assert replace(IMAGES, cells={"a": near}).good_lrs("a") == [0.01, 0.1]
+
+
 def test_steps_to_the_target_and_the_profile() -> None:
     # Targets: 0.9 - 0.05 * 0.8 = 0.86 and 2 + 0.05 * 2 = 2.1.
     best = {name: {each.case: each.best_lr(name) for each in RESULTS} for name in ("a", "b")}

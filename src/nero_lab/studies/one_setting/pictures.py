@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nero_lab.studies.one_setting.cases import Case
-from nero_lab.studies.one_setting.scores import LONGEST, Result, profile, ratios
+from nero_lab.studies.one_setting.scores import LONGEST, SLACK, Result, profile, ratios
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":")
@@ -19,6 +19,8 @@ def save_best_rates(
     path: Path,
 ) -> None:
     """Draw the best rate, as a multiple of the default, over each series of depths or widths.
+
+    A line stands on all rates that are as good.
 
     Args:
         results: of the tasks that are complete, at least one of a series.
@@ -36,14 +38,22 @@ def save_best_rates(
     figure = _figure(2 + 4 * len(found), 3.6)
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for panel, (axis, by_place) in zip(panels, found.items(), strict=True):
-        for (name, label), style in zip(labels.items(), _styles(), strict=False):
-            rates = [each.best_lr(name) / defaults[name] for each in by_place.values()]
-            panel.plot(list(by_place), rates, marker="o", label=label, **style)
-        _logarithmic(panel, list(by_place))
+        places = sorted(by_place)
+        rows = [by_place[place] for place in places]
+        for index, ((name, label), style) in enumerate(
+            zip(labels.items(), _styles(), strict=False)
+        ):
+            beside = [place * 1.04**index for place in places]
+            rates = [each.best_lr(name) / defaults[name] for each in rows]
+            panel.plot(beside, rates, marker="o", label=label, **style)
+            good = [[lr / defaults[name] for lr in each.good_lrs(name)] for each in rows]
+            ends = [min(each) for each in good], [max(each) for each in good]
+            panel.vlines(beside, *ends, color=style["color"], linewidth=4, alpha=0.3)
+        _logarithmic(panel, places)
         panel.set_xlabel(axis)
         panel.grid(color="0.92")
     panels[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    panels[0].set_ylabel("best rate / default rate")
+    panels[0].set_ylabel(f"best rate / default rate; bars: regret within {SLACK:g}", fontsize=8)
     figure.savefig(path, dpi=110)
 
 

@@ -18,6 +18,8 @@ from nero_lab.experiments.task import Metric
 
 TOLERANCE = 0.05
 """the regret that counts as having reached the target"""
+SLACK = 0.01
+"""of regret, within which a rate is as good as the best one"""
 LONGEST = 4.0
 """times the fastest, up to which profiles go"""
 
@@ -50,6 +52,12 @@ class Result:
         """Return the rate with the best validation metric; the smaller one among equals."""
         cells = self.cells[contestant]
         return max(sorted(cells), key=lambda lr: _rank(self.metric, cells[lr].val))
+
+    def good_lrs(self, contestant: str) -> list[float]:
+        """Return the rates, in order, whose regret on validation is within SLACK of the best's."""
+        lrs = sorted(self.cells[contestant])
+        regrets = {lr: self.regret(contestant, lr, "val") for lr in lrs}
+        return [lr for lr in lrs if regrets[lr] <= regrets[self.best_lr(contestant)] + SLACK]
 
     def best(self, part: str) -> float:
         """Return the best metric of all contestants at their best rates.
