@@ -64,7 +64,7 @@ def initial_state(p: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fills_zeros(p: Tensor, group: Mapping[str, Any]) -> bool:
-    """Whether a tensor that the group would centre is mostly exact zeros, as after pruning."""
+    """Whether the group would centre a tensor and so fill its zeros, as of a pruned layer."""
     layout = layout_of(p, group)
     center, _ = constraints(layout, group["center"], group["radius"])
     return center and centring_fills_zeros(p, layout)
