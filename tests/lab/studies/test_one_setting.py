@@ -285,11 +285,13 @@ def test_results_are_what_is_recorded(tmp_path: Path) -> None:
     assert result.best_lr("adamw") == 0.01
     # Of seed 0 alone away from the default and the best rate.
     assert {lr: cell.seeds for lr, cell in result.cells["adamw"].items()} == {
+        3e-5: 1,
         1e-4: 1,
         3e-4: 1,
         1e-3: 2,
         3e-3: 1,
         1e-2: 2,
+        3e-2: 1,
     }
     assert result.cells["adamw"][1e-2].test == pytest.approx(0.505)
     assert result.cells["adamw"][1e-3].seconds == 0.1

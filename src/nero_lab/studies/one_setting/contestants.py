@@ -33,16 +33,16 @@ class Contestant:
 
 
 _PEERS: Mapping[str, tuple[str, tuple[float, ...]]] = {
-    "adamw": ("AdamW", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
-    "sgd": ("SGD, momentum 0.9", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
-    "lamb": ("LAMB", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
-    "muon": ("Muon with AdamW", (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
-    "schedule-free": ("Schedule-Free AdamW", (2.5e-4, 8e-4, 2.5e-3, 8e-3, 2.5e-2)),
+    "adamw": ("AdamW", (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
+    "sgd": ("SGD, momentum 0.9", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)),
+    "lamb": ("LAMB", (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+    "muon": ("Muon with AdamW", (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+    "schedule-free": ("Schedule-Free AdamW", (8e-5, 2.5e-4, 8e-4, 2.5e-3, 8e-3, 2.5e-2, 8e-2)),
 }
 
 # What nero.for_model starts from on plain chains is its own choice.
 _NERO = (
-    ("nero", "Nero, the paper", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+    ("nero", "Nero, the paper", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)),
     ("nero-for-model", "Nero, recommended", (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)),
     ("nero-for-model-plain", "Nero, recommended, no momentum", (6e-3, 2e-2, 6e-2, 2e-1, 6e-1)),
 )
