@@ -112,27 +112,44 @@ def _mlp(name: str, series: str, depth: int, width: int, images: int) -> Case:
     )
 
 
-def _gpt(depth: int) -> Case:
+def _lm(
+    name: str,
+    depth: int,
+    width: int,
+    vocabulary: int,
+    steps: int,
+    series: tuple[str, int] | None = None,
+) -> Case:
     return Case(
-        f"gpt-{depth}",
+        name,
         "small-lm",
         "loss",
-        math.log(512),
+        math.log(vocabulary),
         {
             "epochs": 10,
-            "model": {"vocabulary": 512, "context": CONTEXT, "width": 64, "depth": depth},
+            "model": {
+                "vocabulary": vocabulary,
+                "context": CONTEXT,
+                "width": width,
+                "depth": depth,
+            },
             "data": {
                 "corpus": "anarchism",
                 "tokenizer": "anarchism",
-                "vocabulary": 512,
+                "vocabulary": vocabulary,
                 "context": CONTEXT,
-                "train_tokens": 300 * BATCH * CONTEXT,
+                "train_tokens": steps * BATCH * CONTEXT,
                 "eval_tokens": 16_384,
-                "epoch_steps": 30,
+                "epoch_steps": steps // 10,
             },
         },
-        series=("blocks of a GPT", depth),
+        series=series,
     )
+
+
+def _gpt(depth: int) -> Case:
+    series = ("blocks of a GPT", depth)
+    return _lm(f"gpt-{depth}", depth, width=64, vocabulary=512, steps=300, series=series)
 
 
 def _cnn(kind: str, depth: int) -> Case:
@@ -187,6 +204,7 @@ _CASES = (
     Case("translation", "translation", "loss", math.log(2_000)),
     *(_mlp(f"mlp-width-{width}", _WIDTH, 3, width, 6_000) for width in (256, 512)),
     _gpt(12),
+    _lm("gpt-characters", 4, width=96, vocabulary=256, steps=400),
     Case(
         "resnet-18",
         "cifar",
