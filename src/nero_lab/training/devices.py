@@ -2,17 +2,36 @@
 
 import io
 import os
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 
 from nero_lab.experiments.run import Run
 from nero_lab.experiments.task import Loader, Task
 from nero_lab.training.context import Context
+
+
+@contextmanager
+def _as_if_not_installed(module: str) -> Iterator[None]:
+    absent = module not in sys.modules
+    if absent:
+        sys.modules[module] = None  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[module]
+
+
+# Fabric imports torchmetrics to ask for its version, and that imports torchvision, scipy and
+# transformers: more time than all else that a process of the lab does before it trains.
+with _as_if_not_installed("torchmetrics"):
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
 
 
 class OnDevice:
