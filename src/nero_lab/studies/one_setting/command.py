@@ -58,7 +58,7 @@ def benchmark(quick: bool, seeds: int, parts: bool) -> Benchmark:
         parts: of nero.for_model with and without its parts, instead of optimisers.
     """
     contestants = PARTS if parts else CONTESTANTS
-    return Benchmark(cases(quick), tuple(contestants), SEEDS[: 1 if quick else seeds], quick)
+    return Benchmark(cases(quick, parts), tuple(contestants), SEEDS[: 1 if quick else seeds], quick)
 
 
 def run_benchmark(

@@ -67,6 +67,7 @@ _PARTS: Mapping[str, Mapping[str, Any]] = {
     "not centred": {"center": False},
     "momentum 0.8": {"momentum": 0.8},
     "momentum 0.95": {"momentum": 0.95},
+    "beta 0.99": {"beta": 0.99},
 }
 
 PARTS = tuple(
@@ -74,7 +75,7 @@ PARTS = tuple(
         f"nero-for-model {part}".strip(),
         f"Nero, recommended, {part}".removesuffix(", "),
         "nero-for-model",
-        (3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+        (1e-2, 3e-2, 1e-1),
         "default",
         options,
     )
