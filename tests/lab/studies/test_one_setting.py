@@ -173,6 +173,14 @@ def test_grids_are_half_decades_around_the_default_and_the_same_on_all_tasks() -
         assert all(2.9 < step < 3.5 for step in steps)
 
 
+def test_a_grid_grows_by_half_decades_beyond_its_ends_alone() -> None:
+    (each,) = (each for each in CONTESTANTS if each.name == "schedule-free")
+    assert each.with_rate_beyond(2.5e-3) == each
+    assert each.with_rate_beyond(2.5e-2).lr_grid == (*each.lr_grid, 8e-2)
+    longer = each.with_rate_beyond(2.5e-4).with_rate_beyond(8e-5)
+    assert longer.lr_grid == (2.5e-5, 8e-5, *each.lr_grid)
+
+
 def test_parts_differ_from_the_recommendation_in_their_options_alone() -> None:
     recommended, *others = PARTS
     (whole,) = (each for each in CONTESTANTS if each.name == recommended.name)
@@ -227,6 +235,8 @@ class MadeUp:
 
 
 FEW = tuple(each for each in CONTESTANTS if each.name in ("nero", "adamw"))
+# AdamW's best rate, 0.01, is the last of its grid, and so a further one is trained.
+RUNS = sum(len(each.lr_grid) for each in FEW) + 1
 
 
 def regressions(seeds: Sequence[int]) -> Benchmark:
@@ -250,7 +260,7 @@ def test_task_after_task_and_further_seeds_last(tmp_path: Path) -> None:
         (True, "diabetes-standardised"),
     ]
     first = [run for run in pool.trained if run.seed == 0]
-    assert len(first) == 2 * sum(len(each.lr_grid) for each in FEW)
+    assert len(first) == 2 * RUNS
     # Of the others the default rate (0.01 and 0.001) and, where it is another, the best (0.01).
     others = {(run.variant, run.lr) for run in pool.trained if run.seed}
     assert others == {("nero", 0.01), ("adamw", 0.001), ("adamw", 0.01)}
@@ -262,19 +272,19 @@ def test_after_the_budget_no_task_is_begun_and_the_last_one_is_whole(tmp_path: P
         patch.setattr(command.time, "monotonic", lambda: 60.0 * next(clock))
         assert run(regressions((0,)), tmp_path, pool := MadeUp(), minutes=1) == 0
     assert {run.preset for run in pool.trained} == {"diabetes"}
-    assert len(pool.trained) == sum(len(each.lr_grid) for each in FEW)
+    assert len(pool.trained) == RUNS
 
 
 def test_an_interrupted_benchmark_goes_on_and_shows_what_is_whole(tmp_path: Path) -> None:
-    plan, grids = regressions((0,)), sum(len(each.lr_grid) for each in FEW)
+    plan = regressions((0,))
     assert run(plan, tmp_path, MadeUp(stop_after=3)) == 130
     assert not (tmp_path / "table.md").exists()
-    assert run(plan, tmp_path, MadeUp(stop_after=grids)) == 130
+    assert run(plan, tmp_path, MadeUp(stop_after=RUNS)) == 130
     table = (tmp_path / "table.md").read_text()
     assert "| optimiser | diabetes |\n" in table
     rest = MadeUp()
     assert run(plan, tmp_path, rest) == 0
-    assert len(rest.trained) == 2 * grids - 3 - grids
+    assert len(rest.trained) == 2 * RUNS - 3 - RUNS
     assert "| optimiser | diabetes | diabetes-standardised |" in (tmp_path / "table.md").read_text()
 
 
@@ -285,8 +295,8 @@ def test_results_are_what_is_recorded(tmp_path: Path) -> None:
     assert result.chance == 1.0
     assert result.best_lr("adamw") == 0.01
     # Of seed 0 alone away from the default and the best rate.
+    # The best is the last of its grid: a further one was tried.
     assert {lr: cell.seeds for lr, cell in result.cells["adamw"].items()} == {
-        3e-5: 1,
         1e-4: 1,
         3e-4: 1,
         1e-3: 2,

@@ -1,4 +1,4 @@
-"""From records to results: what is recorded of each task of the benchmark."""
+"""From records to results: what is recorded of each task of the benchmark, and what is missing."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,30 @@ from nero_lab.studies.one_setting.contestants import Contestant
 from nero_lab.studies.one_setting.scores import Cell, Result
 from nero_lab.sweeps.comparison import selection_split
 
+FIRST_SEED = (0,)
+"""on which grids are trained"""
+FURTHER = 2
+"""rates by which a grid grows at most"""
+
+
+def longer_grids(
+    case: Case, contestants: Sequence[Contestant], records: Records, quick: bool
+) -> tuple[Contestant, ...]:
+    """Return the contestants, with further rates where the best one is the last of a grid.
+
+    A grid that is not recorded on the first seed stays as it is; of no use in the quick version.
+    """
+    return tuple(each if quick else _longer(case, each, records) for each in contestants)
+
+
+def _longer(case: Case, contestant: Contestant, records: Records) -> Contestant:
+    for _ in range(FURTHER):
+        comparison = case.comparison((contestant,), FIRST_SEED, quick=False)
+        best = comparison.shortlisted_lr(comparison.variants[0], records.get)
+        if best is not None:
+            contestant = contestant.with_rate_beyond(best)
+    return contestant
+
 
 def collect(
     cases: Sequence[Case],
@@ -18,7 +42,7 @@ def collect(
     seeds: Sequence[int],
     quick: bool,
 ) -> list[Result]:
-    """Return the results of the tasks of which every contestant's grid is recorded.
+    """Return the results of the tasks of which every contestant's grid is recorded, longer or not.
 
     Args:
         cases: the tasks.
@@ -38,7 +62,8 @@ def _result(
     seeds: Sequence[int],
     quick: bool,
 ) -> Result | None:
-    if case.comparison(contestants, seeds[:1], quick).missing(records.get):
+    contestants = longer_grids(case, contestants, records, quick)
+    if case.comparison(contestants, FIRST_SEED, quick).missing(records.get):
         return None
     chance = case.chance if case.chance is not None else _untrained(case, records, quick)
     if chance is None:

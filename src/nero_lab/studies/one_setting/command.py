@@ -1,7 +1,7 @@
 """`nero study one-setting`: train what is missing, row after row, and write what is complete."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from nero_lab.analysis.memory import state_per_weight
 from nero_lab.experiments.run import variant_spec
 from nero_lab.records.store import Records
 from nero_lab.studies.one_setting.cases import Case, cases
-from nero_lab.studies.one_setting.collect import collect
+from nero_lab.studies.one_setting.collect import collect, longer_grids
 from nero_lab.studies.one_setting.contestants import CONTESTANTS, DRAWN, PARTS, Contestant
 from nero_lab.studies.one_setting.pictures import save_best_rates, save_profiles
 from nero_lab.studies.one_setting.table import tables
@@ -35,17 +35,24 @@ class Benchmark:
     quick: bool = False
     """tiny networks and data, at the default rates: far too small to compare anything"""
 
-    def rows(self) -> Iterator[tuple[Case, list[Comparison]]]:
+    def rows(self) -> Iterator[tuple[Case, tuple[int, ...]]]:
         """Yield a row for each task: its grids on the first seed, then what all seeds train."""
         for seeds in dict.fromkeys((self.seeds[:1], self.seeds)):
             for case in self.cases:
-                main = case.comparison(self.contestants, seeds, self.quick)
-                yield case, [*case.preparations(self.quick), main]
+                yield case, seeds
+
+    def comparisons(
+        self, case: Case, seeds: Sequence[int], contestants: Sequence[Contestant]
+    ) -> list[Comparison]:
+        """Return what is trained of a task."""
+        main = case.comparison(contestants, seeds, self.quick)
+        return [*case.preparations(self.quick), main]
 
     @property
     def starts(self) -> set[str]:
         """Return the plan_ids of the runs whose final weights others start from."""
-        due = (run for _, row in self.rows() for each in row for run in each.due(lambda run: None))
+        rows = (self.comparisons(case, seeds, self.contestants) for case, seeds in self.rows())
+        due = (run for row in rows for each in row for run in each.due(lambda run: None))
         return {run.start["run"] for run in due if run.start is not None}
 
 
@@ -94,11 +101,16 @@ def run_benchmark(
             say(console, f"Set aside: {kept}")
     maker = JobMaker(out, {} if data is None else dict.fromkeys(tasks, data), starts=plan.starts)
     code = 0
-    for case, row in plan.rows():
+    for case, seeds in plan.rows():
         if minutes is not None and time.monotonic() - start > 60 * minutes:
             say(console, f"Stopped before {case.name}: {minutes:g} minutes have passed.")
             break
-        code = max(code, train_comparisons(row, records, maker, pool, console))
+        trained: tuple[Contestant, ...] = ()
+        grids = longer_grids(case, plan.contestants, records, plan.quick)
+        while grids != trained and code != INTERRUPTED:
+            row = plan.comparisons(case, seeds, grids)
+            code = max(code, train_comparisons(row, records, maker, pool, console))
+            trained, grids = grids, longer_grids(case, plan.contestants, records, plan.quick)
         if code == INTERRUPTED:
             break
     _write(plan, records, out, console)

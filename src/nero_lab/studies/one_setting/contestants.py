@@ -1,7 +1,7 @@
 """Who takes part: optimisers, each with one grid for all tasks, and what they start from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nero_lab.experiments.task import Variant
@@ -15,7 +15,8 @@ class Contestant:
     label: str
     optimizer: str
     lr_grid: tuple[float, ...]
-    """the same on every task, in half decades; holds the default learning rate"""
+    """the same on every task, in half decades; holds the default learning rate. Where the best rate
+    is the last one, a task has further ones"""
     init: str
     """on plain chains, an option of `PlainMLP`; all other networks start as their tasks say"""
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
@@ -31,18 +32,25 @@ class Contestant:
             model={"init": self.init} if chain else {},
         )
 
+    def with_rate_beyond(self, lr: float) -> "Contestant":
+        """Return the contestant with a further half decade beyond `lr`, if it ends its grid."""
+        first, second, *_, last_but_one, last = self.lr_grid
+        further = {first: second / 10, last: last_but_one * 10}.get(lr)
+        more = () if further is None else (float(f"{further:.2g}"),)
+        return replace(self, lr_grid=tuple(sorted({*self.lr_grid, *more})))
+
 
 _PEERS: Mapping[str, tuple[str, tuple[float, ...]]] = {
-    "adamw": ("AdamW", (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
-    "sgd": ("SGD, momentum 0.9", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)),
-    "lamb": ("LAMB", (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
-    "muon": ("Muon with AdamW", (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
-    "schedule-free": ("Schedule-Free AdamW", (8e-5, 2.5e-4, 8e-4, 2.5e-3, 8e-3, 2.5e-2, 8e-2)),
+    "adamw": ("AdamW", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
+    "sgd": ("SGD, momentum 0.9", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+    "lamb": ("LAMB", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+    "muon": ("Muon with AdamW", (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
+    "schedule-free": ("Schedule-Free AdamW", (2.5e-4, 8e-4, 2.5e-3, 8e-3, 2.5e-2)),
 }
 
 # What nero.for_model starts from on plain chains is its own choice.
 _NERO = (
-    ("nero", "Nero, the paper", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)),
+    ("nero", "Nero, the paper", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
     ("nero-for-model", "Nero, recommended", (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)),
     ("nero-for-model-plain", "Nero, recommended, no momentum", (6e-3, 2e-2, 6e-2, 2e-1, 6e-1)),
 )
