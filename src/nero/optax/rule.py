@@ -88,31 +88,32 @@ def turn(
 ) -> jax.Array:
     """`w + c d` on the constraint set; neurons where c is 0 keep every bit, whatever d holds.
 
-    Mean and norm of the new weights follow from sums over the old ones and d, each read once. The
-    squared norm is a difference, so it loses digits where a neuron's mean is far above its spread;
-    weights that are balanced have no mean. What it loses there the next step repairs.
+    The squared norm is that of `w + c d` less that of its mean, so it loses digits where a neuron's
+    mean is far above its spread; balanced weights have no mean. The next step repairs that.
     """
     moves = c != 0
-    new = w + c * d
-    if axes and (center or radius is not None):
-        count = max(1, fan_in(w, axes))
+    if not axes or not (center or radius is not None):
+        return jnp.where(moves, w + c * d, w)
+    count = max(1, fan_in(w, axes))
 
-        def total(x: jax.Array) -> jax.Array:
-            # Selected, which also keeps XLA's CPU backend from computing what follows together
-            # with the sum, in temporaries of the parameter's size.
-            return jnp.where(moves, axis_sum(x, axes), 0)
+    def total(x: jax.Array) -> jax.Array:
+        # Selected, which also keeps XLA's CPU backend from computing what follows together with
+        # the sum, in temporaries of the parameter's size.
+        return jnp.where(moves, axis_sum(x, axes), 0)
 
-        mean = (total(w) + c * total(d)) / count if center else 0.0
-        scale = 1.0
-        if radius is not None:
-            size, step = total(w * w), c * axis_norm(d, axes)
-            square = size + 2 * c * total(w * d) + step * step - count * mean * mean
-            noise = CANCELLED_ULPS * float(jnp.finfo(w.dtype).eps) * (size + step * step)
-            normal = (square > noise) & (jnp.asarray(radius) > 0)
-            scale = jnp.where(normal, radius / jnp.sqrt(jnp.where(normal, square, 1)), 1)
-            mean = jnp.where(normal, mean, 0)
-        new = (new - mean) * scale
-    return jnp.where(moves, new, w)
+    mean = (total(w) + c * total(d)) / count if center else jnp.zeros_like(c)
+    if radius is None:
+        return jnp.where(moves, w + c * d - mean, w)
+    size, step = total(jnp.square(w + c * d)), c * axis_norm(d, axes)
+    square = size - count * mean * mean
+    noise = CANCELLED_ULPS * float(jnp.finfo(w.dtype).eps) * (size + step * step)
+    normal = (square > noise) & (jnp.asarray(radius) > 0)
+    norm = jnp.sqrt(jnp.where(normal, square, 1))
+    r, mean = jnp.where(normal, radius, 1), jnp.where(normal, mean, 0)
+    # Not (w + c d - mean) r / norm: XLA on CPU would keep `w + c d` in a temporary. Each number per
+    # neuron ends in a division, as XLA computes what does not once more for every weight.
+    of_w, of_d, shift = r / norm, c * r / norm, mean * r / norm
+    return jnp.where(of_d != 0, w * of_w + d * of_d - shift, w)
 
 
 def one_minus_power(beta: Any, t: jax.Array, dtype: Any) -> jax.Array:
