@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from nero_lab.data.found import FoundData
@@ -52,12 +53,13 @@ class Run:
     """which preset and variant it belongs to, for people: no part of what identifies it"""
     variant: str = ""
 
-    @property
+    # Kept, as looking up a record compares those of all records of a task.
+    @cached_property
     def run_id(self) -> str:
         """Return the digest that identifies the run."""
         return self._digest("preset", "variant")
 
-    @property
+    @cached_property
     def plan_id(self) -> str:
         """Return the digest of all but the data set."""
         return self._digest("preset", "variant", "data_name", "data_digest")
