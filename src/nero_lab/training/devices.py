@@ -17,6 +17,7 @@ from nero_lab.training.context import Context
 
 @contextmanager
 def _as_if_not_installed(module: str) -> Iterator[None]:
+    """Let imports of a module fail, unless it is imported already."""
     absent = module not in sys.modules
     if absent:
         sys.modules[module] = None  # pyright: ignore[reportArgumentType]

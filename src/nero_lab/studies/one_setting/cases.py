@@ -223,8 +223,7 @@ _QUICK = ("mlp-2", "diabetes", "adapters", "gpt-2", "lstm", "vit", "vgg-11", "cg
 _QUICK_TOO = ("translation", "resnet-18", "diabetes-standardised", "plain-cnn-8", "residual-cnn-8")
 
 
-_OF_PARTS = ("mlp-20", "diabetes", "adapters", "gpt-2", "lstm", "vit", "vgg-11", "cgan")
-_OF_PARTS_TOO = ("wikitext2", "translation")
+_OF_PARTS = ("mlp-20", *_QUICK[1:], "translation")
 
 
 def cases(quick: bool, parts: bool = False) -> tuple[Case, ...]:
@@ -235,5 +234,5 @@ def cases(quick: bool, parts: bool = False) -> tuple[Case, ...]:
     if quick:
         return tuple(each for each in _CASES if each.name in (*_QUICK, *_QUICK_TOO))
     if parts:
-        return tuple(each for each in _CASES if each.name in (*_OF_PARTS, *_OF_PARTS_TOO))
+        return tuple(each for each in _CASES if each.name in _OF_PARTS)
     return _CASES

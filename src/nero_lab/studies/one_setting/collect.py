@@ -21,7 +21,7 @@ def longer_grids(
 ) -> tuple[Contestant, ...]:
     """Return the contestants, with further rates where the best one is the last of a grid.
 
-    A grid that is not recorded on the first seed stays as it is; of no use in the quick version.
+    A grid that is not recorded on the first seed stays as it is, as all do in the quick version.
     """
     return tuple(each if quick else _longer(case, each, records) for each in contestants)
 
