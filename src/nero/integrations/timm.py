@@ -39,7 +39,7 @@ def groups_of(**options: Any) -> Callable[[nn.Module], list[dict[str, Any]]]:
         ...     param_group_fn=nero.integrations.timm.groups_of(fresh=True),
         ... )
         >>> type(optimizer).__name__, optimizer.param_groups[0]["lr"]
-        ('Nero', 0.03)
+        ('Nero', 0.05)
     """
 
     def param_group_fn(model: nn.Module) -> list[dict[str, Any]]:

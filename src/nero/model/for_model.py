@@ -72,10 +72,11 @@ def for_model(
     """The recommended optimiser for a model: no learning rate has to be given.
 
     Hidden weights turn in orthogonal directions (`nero.directions`), heads, embeddings, gains and
-    biases by the paper's rule, and nothing turns by more than its learning rate in a step. Layers
-    that stand in a long row, without a skip connection or a normalisation between them, get a
-    learning rate in proportion to 1 / length (`nero.model.depth`). Print the optimiser to see what
-    was decided. `nero.Nero` with its defaults is the paper's algorithm.
+    biases by the paper's rule. No step turns a neuron by more than half its learning rate, or twice
+    that rate where there is no momentum. Layers that stand in a long row, without a skip connection
+    or a normalisation between them, get a learning rate in proportion to 1 / length
+    (`nero.model.depth`). Print the optimiser to see what was decided. `nero.Nero` with its defaults
+    is the paper's algorithm.
 
     Args:
         model: as for `nero.param_groups`: on any device, also the meta device, compiled or wrapped
@@ -89,7 +90,7 @@ def for_model(
             neuron is projected. False: the weights are trained
             ones, and every bit of them stays; neurons keep their norms.
         turn: how far the network turns in a step, in radians: the learning rate of all layers but
-            those in long rows. Default 0.03 with momentum, 0.06 without.
+            those in long rows. Default 0.05.
         momentum: of the running average of gradients, in [0, 1). Default 0.9. 0 needs no buffer of
             the weights' size: the state is then one number for each neuron, bias and gain.
         head: module, parameter, dotted name or a list of them. Default: what the batch shows, or
@@ -97,7 +98,8 @@ def for_model(
         embedding: as for `nero.param_groups`.
         overrides: group options by fnmatch pattern of parameter names, as for `nero.param_groups`.
         **options: other arguments of `nero.Nero`. `orthogonal`, `center` and `radius` are for
-            hidden weights alone.
+            hidden weights alone. Default of `max_turn`: 0.5 with momentum, 2 without, 0.5 for gains
+            and biases.
 
     Returns:
         The optimiser, of a subclass of `nero.Nero` whose repr is a table of the decisions.
@@ -117,12 +119,13 @@ def for_model(
         >>> model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
         >>> optimizer = nero.for_model(model, batch=torch.randn(8, 64), fresh=True)
         >>> [(group["role"], group["lr"]) for group in optimizer.param_groups]
-        [('weight', 0.03), ('bias', 0.03), ('head', 0.03), ('bias', 0.03)]
+        [('weight', 0.05), ('bias', 0.05), ('head', 0.05), ('bias', 0.05)]
     """
     _check_arguments(fresh, turn, momentum, options)
     of_weights = {name: options.pop(name) for name in OF_WEIGHTS if name in options}
-    options = {"momentum": momentum, "max_turn": MAX_TURN, **options}
-    turn = TURN[momentum > 0] if turn is None else turn
+    of_all = options
+    options = {"momentum": momentum, "max_turn": MAX_TURN[momentum > 0], **options}
+    turn = TURN if turn is None else turn
     layers = {} if batch is None else trace(model, batch)
     assignments = plan(
         model,
@@ -136,7 +139,7 @@ def for_model(
     network = Network.of(model, assignments, layers, fresh)
     overrides = overrides or {}
     for each in assignments:
-        each.options = options_for(each, network, of_weights, overrides)
+        each.options = options_for(each, network, of_weights, of_all, overrides)
     _check_groups(assignments, options)
     done = Initialization()
     if fresh:
@@ -150,8 +153,8 @@ def for_model(
         if start := first_norm(each, network, overrides):
             project_(each.parameter, each.layout, center=each.options["center"], radius=start)
         if norm is not None:
-            each.options |= drawn_options(each, of_weights, overrides)
-        rate = rate_for(each, network, turn, momentum, drawn=norm is not None)
+            each.options |= drawn_options(each, {*of_weights, *of_all}, overrides)
+        rate = rate_for(each, network, turn, drawn=norm is not None)
         each.options = {"lr": rate, **each.options}
     branches = None
     if fresh and layers:

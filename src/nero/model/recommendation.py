@@ -28,14 +28,17 @@ class Role(NamedTuple):
     start: float | None = None
 
 
+# Of gains and biases.
+ENTRIES: Options = {"momentum": 0.0, "max_turn": 0.5}
+
 # The recommendation: the one place that says it. Constraints that are not given here are those of
 # the presets "balanced" and "finetune" (nero.model.param_groups).
 FRESH: Mapping[str, Role] = {
     "weight": Role({"orthogonal": True}),
     "embedding": Role({"center": True, "radius": None}, start=1.0),
     "head": Role({}),
-    "gain": Role({"momentum": 0.0}),
-    "bias": Role({"momentum": 0.0}),
+    "gain": Role(ENTRIES),
+    "bias": Role(ENTRIES),
 }
 TRAINED: Mapping[str, Role] = {**FRESH, "embedding": Role({})}
 # Of weights where no normalisation has gains: nothing else sets the temperature of attention.
@@ -49,21 +52,21 @@ ON_THE_BATCH: Options = {"center": False}
 # normalisation would overfit.
 SIZED_HEAD: Mapping[str, Role] = {
     "head": Role({"center": True, "radius": None, "relative": True}, start=1.0),
-    "bias": Role({"momentum": 0.0, "relative": True}),
+    "bias": Role({**ENTRIES, "relative": True}),
 }
 # Of embeddings in networks without any normalisation, where their size is that of the signal.
 KEPT_EMBEDDING: Mapping[str, Role] = {"embedding": Role({"center": True, "radius": None})}
 
 # Of hidden weights and heads of a chain that was drawn anew: only its start is an isometry, which
 # the weights leave too fast with momentum or orthogonal directions.
-DRAWN: Options = {"orthogonal": False, "momentum": 0.0}
+DRAWN: Options = {"orthogonal": False, "momentum": 0.0, "max_turn": 2.0}
 
 NORMALISATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
-MAX_TURN = 1.0
 MOMENTUM = 0.9
-# turn where none is given: with momentum, and without. Momentum lengthens steps.
-TURN = {True: 0.03, False: 0.06}
+TURN = 0.05
+# With momentum, and without: an average of gradients varies less from step to step than a gradient.
+MAX_TURN = {True: 0.5, False: 2.0}
 # Chains of more layers than this are drawn anew; shorter ones train as well without.
 LONG = 16
 
@@ -126,7 +129,11 @@ class Network(NamedTuple):
 
 
 def options_for(
-    each: Assignment, network: Network, of_weights: Options, overrides: Mapping[str, Options]
+    each: Assignment,
+    network: Network,
+    of_weights: Options,
+    of_all: Options,
+    overrides: Mapping[str, Options],
 ) -> dict[str, Any]:
     """The options of a parameter's group but for its rate.
 
@@ -134,6 +141,7 @@ def options_for(
         each: with its constraint and what the overrides set.
         network: its model.
         of_weights: what the caller sets for hidden weights.
+        of_all: what the caller sets for every parameter.
         overrides: the caller's, by pattern of names; these win.
     """
     set_by_name = given(each, overrides)
@@ -146,6 +154,7 @@ def options_for(
     ):
         # Single entries, and embeddings whose padding row would move, keep their constraint.
         decided = {name: value for name, value in decided.items() if name not in each.options}
+    decided = {name: value for name, value in decided.items() if name not in of_all}
     if each.role == "weight" and each.layout.fan_in > 1:
         decided |= of_weights
     if each.blocks != 1:
@@ -169,32 +178,27 @@ def given(each: Assignment, overrides: Mapping[str, Options]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name in each.options}
 
 
-def rate_for(
-    each: Assignment, network: Network, turn: float, momentum: float, *, drawn: bool
-) -> float:
+def rate_for(each: Assignment, network: Network, turn: float, *, drawn: bool) -> float:
     """The learning rate of a parameter.
 
     Args:
         each: the parameter.
         network: its model.
         turn: of the network.
-        momentum: of the network.
-        drawn: whether its layer was drawn anew, which then has no momentum.
+        drawn: whether its layer was drawn anew.
     """
     layer = network.layers.get(id(each.parameter))
-    if drawn and momentum > 0:
-        turn *= TURN[False] / TURN[True]
     row = 1 if layer is None else layer.row
     return turn * network.role(each).rate * rate_factor(row, isometric=drawn)
 
 
 def drawn_options(
-    each: Assignment, of_weights: Options, overrides: Mapping[str, Options]
+    each: Assignment, theirs: Iterable[str], overrides: Mapping[str, Options]
 ) -> Options:
-    """What a layer that was drawn anew takes besides; what the caller set stays."""
+    """What a layer that was drawn anew takes besides; what the caller set, `theirs`, stays."""
     if each.role not in ("weight", "head"):
         return {}
-    theirs = given(each, overrides).keys() | of_weights.keys()
+    theirs = {*theirs, *given(each, overrides)}
     return {name: value for name, value in DRAWN.items() if name not in theirs}
 
 

@@ -11,7 +11,7 @@ import nero
 
 def recommended(
     model: nn.Module,
-    lr: float = 0.03,
+    lr: float = 0.05,
     *,
     batch: Any = None,
     fresh: bool = True,
@@ -22,7 +22,7 @@ def recommended(
 
     Args:
         model: the network, or the part of it that this optimiser trains.
-        lr: `turn` of `nero.for_model`; its default with momentum.
+        lr: `turn` of `nero.for_model`; its default.
         batch: arguments of the model; None: neither depth nor head are looked for.
         fresh: whether the weights may be drawn anew.
         groups: arguments of `nero.param_groups`; "head", "embedding" and "overrides" count here.
@@ -39,7 +39,7 @@ def recommended(
     return nero.for_model(model, batch=batch, fresh=fresh, turn=lr, **named, **options)
 
 
-def without_momentum(model: nn.Module, lr: float = 0.06, **arguments: Any) -> Optimizer:
+def without_momentum(model: nn.Module, lr: float = 0.05, **arguments: Any) -> Optimizer:
     """Return the same without momentum, whose state is a number for each neuron."""
     return recommended(model, lr, **{"momentum": 0.0, **arguments})
 

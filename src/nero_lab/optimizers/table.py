@@ -43,18 +43,18 @@ _SPECS = (
             name=f"nero-for-model{name}",
             label=f"Nero, recommended{label}",
             factory=f"nero_lab.optimizers.recommended:{factory}",
-            default_lr=lr,
+            default_lr=0.05,
             default_lr_source="nero.for_model",
-            lr_grid=grid,
+            lr_grid=(0.015, 0.05, 0.15),
             options=options,
             by_model=True,
             notes="nero.for_model with one training batch: orthogonal directions for hidden "
             "weights, learning rates by depth, isometric initial weights in plain chains. The "
             "learning rate is its turn.",
         )
-        for name, label, factory, lr, grid, options in (
-            ("", "", "recommended", 0.03, (0.01, 0.03, 0.1), {"momentum": 0.9}),
-            ("-plain", ", no momentum", "without_momentum", 0.06, (0.02, 0.06, 0.2), {}),
+        for name, label, factory, options in (
+            ("", "", "recommended", {"momentum": 0.9}),
+            ("-plain", ", no momentum", "without_momentum", {}),
         )
     ),
     OptimizerSpec(

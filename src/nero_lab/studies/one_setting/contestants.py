@@ -51,8 +51,8 @@ _PEERS: Mapping[str, tuple[str, tuple[float, ...]]] = {
 # What nero.for_model starts from on plain chains is its own choice.
 _NERO = (
     ("nero", "Nero, the paper", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
-    ("nero-for-model", "Nero, recommended", (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)),
-    ("nero-for-model-plain", "Nero, recommended, no momentum", (6e-3, 2e-2, 6e-2, 2e-1, 6e-1)),
+    ("nero-for-model", "Nero, recommended", (5e-3, 1.5e-2, 5e-2, 1.5e-1, 5e-1)),
+    ("nero-for-model-plain", "Nero, recommended, no momentum", (5e-3, 1.5e-2, 5e-2, 1.5e-1, 5e-1)),
 )
 
 CONTESTANTS = (
