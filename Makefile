@@ -50,8 +50,9 @@ $(BENCH_STAMP): $(STAMP)
 demo: $(READY) ## Train 50- and 100-layer networks with Nero and its peers; writes runs/demo/report.html
 	@$(BIN)/nero demo
 
-test: $(READY) ## Run the tests on two processes, with the coverage of src/nero
-	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+# Not by default: tracing makes a run longer. CI has it.
+test: $(READY) ## Run the tests on two processes; COVERAGE=yes: with the coverage of src/nero
+	@$(BIN)/python -m pytest -n 2 $(if $(COVERAGE),--cov --cov-report=term)
 
 # An environment of its own, since nero.optax has to work where torch is not installed.
 JAX_VENV := .venv-jax

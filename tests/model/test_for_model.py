@@ -19,7 +19,7 @@ from helpers import balanced
 from model_cases import Recurrent, Transforming
 from nero import Nero, for_model
 from nero.model.depth import rate_factor
-from nero.model.recommendation import LONG, MOMENTUM, TURN
+from nero.model.recommendation import LONG, MAX_TURN, MOMENTUM, TURN
 from oracle import OracleTensor
 
 
@@ -216,13 +216,13 @@ def test_roles_and_directions(case: Case, fresh: bool) -> None:
     directed = {name: g["blocks"] for name, g in groups.items() if g["orthogonal"]}
     assert directed.items() >= case.orthogonal.items()
     assert all(groups[name]["role"] == "weight" for name in directed)
-    assert {group["max_turn"] for group in groups.values()} == {1.0}
+    assert {group["max_turn"] for group in groups.values()} == {MAX_TURN[True]}
     for group in groups.values():
         assert group["momentum"] == (0 if group["role"] in ("gain", "bias") else MOMENTUM)
     rates = {group["lr"] for group in groups.values()}
-    assert max(rates) == TURN[True]
+    assert max(rates) == TURN
     # The LSTM's two layers, with a projection each, and the head stand in a row of five.
-    assert min(rates) == TURN[True] * rate_factor(5 if case is CASES["lstm"] else 1)
+    assert min(rates) == TURN * rate_factor(5 if case is CASES["lstm"] else 1)
 
 
 @every_case
@@ -267,22 +267,25 @@ def test_a_few_steps_train(case: Case, fresh: bool) -> None:
 def test_long_rows_turn_less_and_no_number_is_needed() -> None:
     for momentum, fresh in ((0.9, True), (0.0, True), (0.9, False)):
         deep = for_model(mlp(60), batch=ROWS, fresh=fresh, momentum=momentum)
-        # Rows drawn anew have no momentum, and so the rates of networks without.
-        expected = TURN[momentum > 0 and not fresh] * rate_factor(60, isometric=fresh)
+        expected = TURN * rate_factor(60, isometric=fresh)
         assert {group["lr"] for group in deep.param_groups} == {expected}
         assert f"{expected:.3g}" in repr(deep)
         for group in deep.param_groups:
             assert group["orthogonal"] == (group["role"] == "weight" and not fresh)
             assert group["momentum"] == (0.0 if fresh or group["role"] == "bias" else momentum)
+            # Rows drawn anew have no momentum, and so the cap of networks without.
+            assert group["max_turn"] == MAX_TURN[group["momentum"] > 0 or group["role"] == "bias"]
     given = for_model(mlp(60), batch=ROWS, fresh=True, turn=0.5)
-    assert given.param_groups[0]["lr"] == 2 * 0.5 * rate_factor(60, isometric=True)
+    assert given.param_groups[0]["lr"] == 0.5 * rate_factor(60, isometric=True)
     asked = for_model(
         mlp(60), batch=ROWS, fresh=True, orthogonal=True, overrides={"*.weight": {"momentum": 0.5}}
     )
     weights = next(group for group in asked.param_groups if group["role"] == "weight")
     assert (weights["orthogonal"], weights["momentum"]) == (True, 0.5)
+    uncapped = for_model(mlp(60), batch=ROWS, fresh=True, max_turn=None)
+    assert {group["max_turn"] for group in uncapped.param_groups} == {None}
     blind = for_model(mlp(60), fresh=True)
-    assert {group["lr"] for group in blind.param_groups} == {TURN[True]}
+    assert {group["lr"] for group in blind.param_groups} == {TURN}
     assert "a batch would show" in repr(blind)
 
 
@@ -360,7 +363,7 @@ def test_a_head_with_few_outputs_learns_its_size() -> None:
     steps = 800
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 0.1 * (1 - step / steps)
+            group["lr"] = 0.2 * (1 - step / steps)
         optimizer.zero_grad()
         loss = nn.functional.mse_loss(model(x), y)
         loss.backward()
@@ -566,7 +569,7 @@ def test_the_meta_device() -> None:
     with torch.device("meta"):
         model, x = mlp(12), torch.randn(4, 8)
     optimizer = for_model(model, batch=x, fresh=True)
-    assert optimizer.param_groups[0]["lr"] == TURN[True] * rate_factor(12)
+    assert optimizer.param_groups[0]["lr"] == TURN * rate_factor(12)
     assert "on the meta device" in repr(optimizer)
 
 
@@ -622,7 +625,7 @@ def test_steps_are_those_of_an_oracle_in_float64() -> None:
         nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 7)
     ).double()
     x, y = torch.randn(9, 4).double(), torch.randn(9, 7).double()
-    common = {"beta": 0.999, "max_turn": 1.0}
+    common = {"beta": 0.999, "max_turn": 0.5}
     matrix = {"radius": "unit", "momentum": 0.9, **common}
     entry = {"center": True, "radius": "unit", "momentum": 0.0, **common}
 
@@ -647,7 +650,7 @@ def test_steps_are_those_of_an_oracle_in_float64() -> None:
         optimizer.zero_grad()
         nn.functional.mse_loss(model(x), y).backward()
         for name, p in model.named_parameters():
-            parts[name].step(p.grad, TURN[True])
+            parts[name].step(p.grad, TURN)
         optimizer.step()
     for name, p in model.named_parameters():
         assert (p - parts[name].weights().view_as(p)).abs().max() < 1e-10, name

@@ -12,7 +12,10 @@ from torch.optim import Optimizer
 from nero.groups import layout_of
 from nero.state import constraints
 
-HEADER = ("role", "parameters", "neurons x fan-in", "lr", "turns by", "holds", "momentum", "state")
+HEADER = (
+    *("role", "parameters", "neurons x fan-in", "lr", "at most"),
+    *("turns by", "holds", "momentum", "state"),
+)
 SHOWN = 2  # of names or shapes in a cell
 
 
@@ -52,6 +55,7 @@ def _line(group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> tuple[str, .
         _some([_pattern(name) for name in group.get("param_names", ())]),
         _some(shapes) if of_neurons else f"{sum(layout.neurons for layout in layouts)} entries",
         f"{float(group['lr']):.3g}",
+        "" if (most := group["max_turn"]) is None else f"{float(group['lr']) * most:.3g}",
         _direction(group) if of_neurons else "its own gradient",
         _constraint(group, of_neurons),
         f"{group['momentum']:g}",
