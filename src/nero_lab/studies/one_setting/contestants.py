@@ -71,6 +71,7 @@ _PARTS: Mapping[str, Mapping[str, Any]] = {
     "": {},
     "not orthogonal": {"orthogonal": False},
     "no cap": {"max_turn": None},
+    "cap 1": {"max_turn": 1.0},
     "cap 2": {"max_turn": 2.0},
     "not centred": {"center": False},
     "momentum 0.8": {"momentum": 0.8},
@@ -83,7 +84,7 @@ PARTS = tuple(
         f"nero-for-model {part}".strip(),
         f"Nero, recommended, {part}".removesuffix(", "),
         "nero-for-model",
-        (1e-2, 3e-2, 1e-1),
+        (1.5e-2, 5e-2, 1.5e-1),
         "default",
         options,
     )
