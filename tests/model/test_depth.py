@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nero.model.depth import ISOMETRIC, OTHER, layers_by_parameter, rate_factor
+from nero.model.depth import C, layers_by_parameter, rate_factor
 from nero.model.trace import trace
 
 
@@ -20,23 +20,22 @@ def rows_of(model: nn.Module) -> dict[int, int]:
 
 @pytest.mark.parametrize("row", [1, 2, 4, 5, 100])
 def test_a_row_of_any_length_changes_by_the_same_at_most(row: int) -> None:
-    for isometric, most in ((True, ISOMETRIC), (False, OTHER)):
-        eta = 1e-3 * rate_factor(row, isometric=isometric)
-        assert (1 + eta) ** row - 1 <= 1.01 * most * 1e-3
-        assert 0 < eta <= 1e-3
+    eta = 1e-3 * rate_factor(row)
+    assert (1 + eta) ** row - 1 <= 1.01 * C * 1e-3
+    assert 0 < eta <= 1e-3
 
 
 def test_the_row_of_a_plain_network_changes_no_more_than_the_bound_says() -> None:
     """Orthogonal weights, each turned by eta in an orthogonal direction: the worst case."""
     torch.manual_seed(0)
     for depth in (8, 64):
-        eta = 0.01 * rate_factor(depth, isometric=True)
+        eta = 0.01 * rate_factor(depth)
         whole, changed = torch.eye(16).double(), torch.eye(16).double()
         for _ in range(depth):
             w = torch.linalg.qr(torch.randn(16, 16).double())[0]
             whole, changed = w @ whole, (w + eta * w) @ changed
         relative = torch.linalg.matrix_norm(changed - whole, 2)
-        assert 0.9 * ISOMETRIC * 0.01 < relative < 1.1 * ISOMETRIC * 0.01
+        assert 0.9 * C * 0.01 < relative < 1.1 * C * 0.01
 
 
 def test_every_parameter_of_a_plain_network_stands_in_its_row() -> None:

@@ -267,7 +267,7 @@ def test_a_few_steps_train(case: Case, fresh: bool) -> None:
 def test_long_rows_turn_less_and_no_number_is_needed() -> None:
     for momentum, fresh in ((0.9, True), (0.0, True), (0.9, False)):
         deep = for_model(mlp(60), batch=ROWS, fresh=fresh, momentum=momentum)
-        expected = TURN * rate_factor(60, isometric=fresh)
+        expected = TURN * rate_factor(60)
         assert {group["lr"] for group in deep.param_groups} == {expected}
         assert f"{expected:.3g}" in repr(deep)
         for group in deep.param_groups:
@@ -276,7 +276,7 @@ def test_long_rows_turn_less_and_no_number_is_needed() -> None:
             # Rows drawn anew have no momentum, and so the cap of networks without.
             assert group["max_turn"] == MAX_TURN[group["momentum"] > 0 or group["role"] == "bias"]
     given = for_model(mlp(60), batch=ROWS, fresh=True, turn=0.5)
-    assert given.param_groups[0]["lr"] == 0.5 * rate_factor(60, isometric=True)
+    assert given.param_groups[0]["lr"] == 0.5 * rate_factor(60)
     asked = for_model(
         mlp(60), batch=ROWS, fresh=True, orthogonal=True, overrides={"*.weight": {"momentum": 0.5}}
     )

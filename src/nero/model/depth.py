@@ -9,12 +9,10 @@ from torch import nn
 from nero.model.run import unwrap
 from nero.model.trace import TracedLayer
 
-# c below, where `nero.initialize_` has drawn the row's weights, and where it has not.
-ISOMETRIC = 5.0
-OTHER = 8.0
+C = 8.0  # c below
 
 
-def rate_factor(row: int, *, isometric: bool = False) -> float:
+def rate_factor(row: int) -> float:
     r"""The learning rate of a layer in a row of L layers, in multiples of the network's `turn`.
 
     Let each layer of a row change, as a map, by eta of itself: orthogonal directions bound it so,
@@ -29,23 +27,21 @@ def rate_factor(row: int, *, isometric: bool = False) -> float:
 
         eta = turn min(1, c / L).
 
-    c is measured (trials: docs/evidence/log.md). Ordinary balanced weights lose a fifth of the
-    signal in each layer, so that the last few layers make most of the output, and c = 8. Where the
-    weights were drawn to carry the signal through the whole row, c = 5, in multiples of the `turn`
-    of networks without momentum: there the paper's rule takes 20, 50 and 100 layers at a rate
-    within a factor of 1.3 of the best one. Orthogonal directions at such rates leave the isometric
-    start, which nothing else holds, and the loss of 100 layers bursts after a few epochs.
+    c = 8 is measured (trials: docs/evidence/log.md), for ordinary balanced weights, which lose a
+    fifth of the signal in each layer, so that the last few layers make most of the output; and for
+    weights drawn to carry the signal through the whole row, with the paper's rule. Orthogonal
+    directions leave that isometric start, which nothing else holds, and the loss of 100 layers
+    bursts after a few epochs.
 
     Args:
         row: L, at least 1; see `nero.model.trace`.
-        isometric: whether `nero.initialize_` has drawn the row's weights.
 
     Examples:
         >>> from nero.model.depth import rate_factor
-        >>> rate_factor(2), rate_factor(100), rate_factor(100, isometric=True)
-        (1.0, 0.08, 0.05)
+        >>> rate_factor(2), rate_factor(100)
+        (1.0, 0.08)
     """
-    return min(1.0, (ISOMETRIC if isometric else OTHER) / row)
+    return min(1.0, C / row)
 
 
 def layers_by_parameter(

@@ -154,7 +154,7 @@ def for_model(
             project_(each.parameter, each.layout, center=each.options["center"], radius=start)
         if norm is not None:
             each.options |= drawn_options(each, {*of_weights, *of_all}, overrides)
-        rate = rate_for(each, network, turn, drawn=norm is not None)
+        rate = rate_for(each, network, turn)
         each.options = {"lr": rate, **each.options}
     branches = None
     if fresh and layers:

@@ -178,18 +178,11 @@ def given(each: Assignment, overrides: Mapping[str, Options]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name in each.options}
 
 
-def rate_for(each: Assignment, network: Network, turn: float, *, drawn: bool) -> float:
-    """The learning rate of a parameter.
-
-    Args:
-        each: the parameter.
-        network: its model.
-        turn: of the network.
-        drawn: whether its layer was drawn anew.
-    """
+def rate_for(each: Assignment, network: Network, turn: float) -> float:
+    """The learning rate of a parameter of a network, by the network's `turn`."""
     layer = network.layers.get(id(each.parameter))
     row = 1 if layer is None else layer.row
-    return turn * network.role(each).rate * rate_factor(row, isometric=drawn)
+    return turn * network.role(each).rate * rate_factor(row)
 
 
 def drawn_options(
