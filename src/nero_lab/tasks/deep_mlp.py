@@ -97,7 +97,7 @@ TINY = replace(
 
 
 _HALF_DECADES = {
-    "nero-for-model": (1e-2, 3e-2, 1e-1),
+    "nero-for-model": (1.5e-2, 5e-2, 1.5e-1),
     "adam": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
     "muon": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
 }
