@@ -9,7 +9,7 @@ from torch import nn
 from nero.model.run import unwrap
 from nero.model.trace import TracedLayer
 
-C = 8.0  # c below
+C = 8.0  # how much a row may change in a step, in multiples of turn: c below
 
 
 def rate_factor(row: int) -> float:

@@ -28,6 +28,8 @@ class Role(NamedTuple):
     start: float | None = None
 
 
+# With momentum, and without: an average of gradients varies less from step to step than a gradient.
+MAX_TURN = {True: 0.5, False: 2.0}
 # Of gains and biases.
 ENTRIES: Options = {"momentum": 0.0, "max_turn": 0.5}
 
@@ -59,14 +61,12 @@ KEPT_EMBEDDING: Mapping[str, Role] = {"embedding": Role({"center": True, "radius
 
 # Of hidden weights and heads of a chain that was drawn anew: only its start is an isometry, which
 # the weights leave too fast with momentum or orthogonal directions.
-DRAWN: Options = {"orthogonal": False, "momentum": 0.0, "max_turn": 2.0}
+DRAWN: Options = {"orthogonal": False, "momentum": 0.0, "max_turn": MAX_TURN[False]}
 
 NORMALISATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 MOMENTUM = 0.9
 TURN = 0.05
-# With momentum, and without: an average of gradients varies less from step to step than a gradient.
-MAX_TURN = {True: 0.5, False: 2.0}
 # Chains of more layers than this are drawn anew; shorter ones train as well without.
 LONG = 16
 
