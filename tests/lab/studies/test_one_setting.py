@@ -37,6 +37,7 @@ from nero_lab.studies.one_setting.scores import (
     ratios,
     regret_over,
 )
+from nero_lab.studies.one_setting.table import tables
 from nero_lab.sweeps.jobs import Event, Job, train_job
 
 ACCURACY = Metric("accuracy", "fraction", "higher")
@@ -125,6 +126,35 @@ def test_the_best_single_rate_has_the_least_worst_regret_on_validation() -> None
 def test_rates_as_good_as_the_best() -> None:
     near = {0.01: cell(0.893, 0.1), 0.1: cell(0.9, 0.1), 1.0: cell(0.85, 0.1), 10.0: cell(None, 0)}
     assert replace(IMAGES, cells={"a": near}).good_lrs("a") == [0.01, 0.1]
+
+
+def test_the_best_rate_between_those_of_the_grid_is_the_peak_of_a_parabola() -> None:
+    def parabola(lrs: Sequence[float], peak: float) -> dict[float, Cell]:
+        return {lr: cell(0.9 - 0.1 * math.log10(lr / peak) ** 2, 0.1) for lr in lrs}
+
+    cells = {
+        "inside": parabola((1e-4, 0.015, 0.05, 0.15, 10), 0.07),
+        "at the end": parabola((0.01, 0.03, 0.1), 0.3),
+        "beside a run that diverged": {**parabola((0.01, 0.03), 0.04), 0.1: cell(None, None)},
+    }
+    found = replace(IMAGES, cells=cells)
+    assert found.peak_lr("inside") == pytest.approx(0.07)
+    assert found.peak_lr("at the end") == 0.1
+    assert found.peak_lr("beside a run that diverged") == 0.03
+    loss = {0.1: cell(3.0, 3.0), 1.0: cell(2.0, 2.0), 10.0: cell(3.0, 3.0)}
+    assert replace(TEXT, cells={"a": loss}).peak_lr("a") == pytest.approx(1.0)
+
+
+def test_best_rates_of_a_series_and_their_ratio() -> None:
+    labels, one = {"a": "A", "b": "B"}, {"a": 0.1, "b": 0.1}
+    series = {"images": "layers", "text": "layers"}
+    text = tables(RESULTS, labels, one, one, series)
+    # At the ends of the grids, or beside a run that diverged, but for b on images.
+    assert "| optimiser | layers | all of these |" in text
+    assert "| A | 0.01 to 0.1, 10 | 0.01 to 0.1, 10 |" in text
+    assert f"| B | {IMAGES.peak_lr('b'):.2g} to 1, {1 / IMAGES.peak_lr('b'):.0f} |" in text
+    assert 0.01 < IMAGES.peak_lr("b") < 0.1
+    assert "layers" not in tables(RESULTS, labels, one, one, {"images": "layers"})
 
 
 def test_steps_to_the_target_and_the_profile() -> None:
@@ -296,7 +326,7 @@ def test_results_are_what_is_recorded(tmp_path: Path) -> None:
     assert result.best_lr("adamw") == 0.01
     # Of seed 0 alone away from the default and the best rate.
     # The best is the last of its grid: a further one was tried.
-    assert {lr: cell.seeds for lr, cell in result.cells["adamw"].items()} == {
+    assert {lr: len(cell.tests) for lr, cell in result.cells["adamw"].items()} == {
         1e-4: 1,
         3e-4: 1,
         1e-3: 2,
@@ -311,6 +341,7 @@ def test_results_are_what_is_recorded(tmp_path: Path) -> None:
     # At the default: nero's 0.505; AdamW's 0.605 of what goes from 1 to 0.505.
     assert "| Nero, the paper | 0.01 | 0.000 (diabetes) | 0.000 | 1.00, 100% | 0.01 |" in table
     assert f"| AdamW | 0.001 | {0.1 / 0.495:.3f} (diabetes) | {0.1 / 0.495:.3f} |" in table
+    assert "| AdamW | 0.6, 0.61 | 0.6, 0.61 |" in table  # seed by seed
 
 
 # ------------------------------------------------------------------ from end to end

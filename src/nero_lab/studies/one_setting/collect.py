@@ -92,21 +92,27 @@ def _untrained(case: Case, records: Records, quick: bool) -> float | None:
 def _cell(records: Sequence[Record], measure: str) -> Cell:
     first = records[0].result
     split = selection_split(records[0])
+    tests = _values(records, "test", measure)
     steps = (step or 0.0 for step in first.curves.get("step", ()))
     return Cell(
-        val=_mean(records, split, measure),
-        test=_mean(records, "test", measure),
+        val=_mean(_values(records, split, measure)),
+        test=_mean(tests),
         curve=tuple(zip(steps, first.curves.get(f"{split}_{measure}", ()), strict=True)),
         seconds=first.seconds / first.steps if first.steps else math.nan,
-        seeds=len(records),
+        tests=tests,
     )
 
 
-def _mean(records: Sequence[Record], part: str, measure: str) -> float | None:
-    """Return the mean over seeds; None where one diverged or has no finite number."""
-    values = [
+def _values(records: Sequence[Record], part: str, measure: str) -> list[float | None]:
+    """Return the metric of each record; None where it diverged or has no finite number."""
+    found = (
         record.result.metric(part, measure) if record.result.status == "finished" else None
         for record in records
-    ]
-    known = [value for value in values if value is not None and math.isfinite(value)]
+    )
+    return [None if value is None or not math.isfinite(value) else value for value in found]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean over seeds; None where one diverged."""
+    known = [value for value in values if value is not None]
     return sum(known) / len(known) if len(known) == len(values) else None

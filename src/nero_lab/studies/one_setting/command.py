@@ -127,12 +127,12 @@ def _write(plan: Benchmark, records: Records, out: Path, console: Console) -> No
     defaults = {name: spec.default_lr for name, spec in specs.items()}
     state = {name: state_per_weight(spec) for name, spec in specs.items()}
     out.mkdir(parents=True, exist_ok=True)
-    text = tables(found, labels, defaults, state)
+    series = {case.name: case.series[0] for case in plan.cases if case.series is not None}
+    text = tables(found, labels, defaults, state, series)
     (out / "table.md").write_text(text, "utf-8")
     console.print(text, soft_wrap=True, highlight=False, markup=False)
     written = ["table.md", "profiles.png"]
     save_profiles(found, labels, defaults, out / written[1])
-    series = {case.name for case in plan.cases if case.series is not None}
     if any(each.case in series for each in found):
         drawn = {name: labels[name] for name in DRAWN if name in labels}
         written.append("best-rates.png")

@@ -20,7 +20,7 @@ def save_best_rates(
 ) -> None:
     """Draw the best rate, as a multiple of the default, over each series of depths or widths.
 
-    A line stands on all rates that are as good.
+    A bar stands on all rates of the grid that are as good.
 
     Args:
         results: of the tasks that are complete, at least one of a series.
@@ -44,7 +44,7 @@ def save_best_rates(
             zip(labels.items(), _styles(), strict=False)
         ):
             beside = [place * 1.04**index for place in places]
-            rates = [each.best_lr(name) / defaults[name] for each in rows]
+            rates = [each.peak_lr(name) / defaults[name] for each in rows]
             panel.plot(beside, rates, marker="o", label=label, **style)
             good = [[lr / defaults[name] for lr in each.good_lrs(name)] for each in rows]
             ends = [min(each) for each in good], [max(each) for each in good]

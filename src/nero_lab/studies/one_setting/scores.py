@@ -35,7 +35,8 @@ class Cell:
     """of the first seed: step, and the metric on validation"""
     seconds: float = math.nan
     """of training, for a step"""
-    seeds: int = 1
+    tests: Sequence[float | None] = ()
+    """the metric on the test part of each seed that is in"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,26 @@ class Result:
         """Return the rate with the best validation metric; the smaller one among equals."""
         cells = self.cells[contestant]
         return max(sorted(cells), key=lambda lr: _rank(self.metric, cells[lr].val))
+
+    def peak_lr(self, contestant: str) -> float:
+        """Return the best rate between those of the grid.
+
+        It is where the parabola through the best rate and its neighbours has its peak, validation
+        metric over the logarithm of the rate. The best rate itself at an end of the grid, or beside
+        a rate at which training diverged.
+        """
+        cells, best = self.cells[contestant], self.best_lr(contestant)
+        lrs = sorted(cells)
+        at = lrs.index(best)
+        near = lrs[max(0, at - 1) : at + 2]
+        ranks = [_rank(self.metric, cells[lr].val) for lr in near]
+        if len(near) < 3 or not all(map(math.isfinite, ranks)):
+            return best
+        (x0, x1, x2), (y0, y1, y2) = map(math.log, near), ranks
+        before, after = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
+        # The slope falls from `before`, halfway to the first, to `after`, halfway to the last.
+        middle = (x0 + x1) / 2 + (x2 - x0) / 2 * before / (before - after)
+        return math.exp(middle)
 
     def good_lrs(self, contestant: str) -> list[float]:
         """Return the rates, in order, whose regret on validation is within SLACK of the best's."""

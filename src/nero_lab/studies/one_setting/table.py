@@ -26,6 +26,7 @@ def tables(
     labels: Mapping[str, str],
     defaults: Mapping[str, float],
     state: Mapping[str, float],
+    series: Mapping[str, str],
 ) -> str:
     """Return all tables, each under its heading.
 
@@ -34,6 +35,7 @@ def tables(
         labels: of the contestants, by name.
         defaults: the default learning rate of each, by name.
         state: bytes of state of each for a weight, by name.
+        series: by task, what grows over it and others, where it is one of such a series.
     """
     about = (
         f"Tasks of which every grid is recorded: {len(results)}. Regret: the share of what can be "
@@ -53,6 +55,8 @@ def tables(
             _by_case(results, labels, _at_best),
             "## The metric on the test part, at the default and at the best rate\n",
             _by_case(results, labels, lambda at, name: _metrics(at, name, defaults[name])),
+            *_peaks(results, labels, series),
+            *_every_seed(results, labels, defaults),
         ]
     )
 
@@ -132,4 +136,60 @@ def _at_best(result: Result, name: str) -> str:
 
 def _metrics(result: Result, name: str, default: float) -> str:
     at = (result.cells[name][lr].test for lr in (default, result.best_lr(name)))
-    return " / ".join("diverged" if value is None else f"{value:.4g}" for value in at)
+    return " / ".join(map(_number, at))
+
+
+def _peaks(
+    results: Sequence[Result], labels: Mapping[str, str], series: Mapping[str, str]
+) -> list[str]:
+    """Return how far the best rates of a series of networks are apart, and of all of them."""
+    found: dict[str, list[Result]] = {}
+    for each in results:
+        if each.case in series:
+            found.setdefault(series[each.case], []).append(each)
+    found = {name: some for name, some in found.items() if len(some) > 1}
+    if not found:
+        return []
+    found["all of these"] = [each for some in found.values() for each in some]
+    rows = [
+        (label, *(_between([each.peak_lr(name) for each in some]) for some in found.values()))
+        for name, label in labels.items()
+    ]
+    return [
+        "## The best rate over depth and width: least to greatest, and their ratio\n\n"
+        "Where the parabola through the best rate of the grid and its two neighbours, validation "
+        "metric over the logarithm of the rate, has its peak.\n",
+        markdown(("optimiser", *found), rows),
+    ]
+
+
+def _between(lrs: Sequence[float]) -> str:
+    least, greatest = min(lrs), max(lrs)
+    ratio = greatest / least
+    return f"{least:.2g} to {greatest:.2g}, {ratio:.{1 if ratio < 10 else 0}f}"
+
+
+def _every_seed(
+    results: Sequence[Result], labels: Mapping[str, str], defaults: Mapping[str, float]
+) -> list[str]:
+    """Return the metric of each seed, of tasks and contestants with more than one."""
+
+    def tests(result: Result, name: str) -> Sequence[float | None]:
+        return result.cells[name][defaults[name]].tests
+
+    tasks = [each for each in results if any(len(tests(each, name)) > 1 for name in labels)]
+    if not tasks:
+        return []
+    several = {
+        name: label
+        for name, label in labels.items()
+        if any(len(tests(each, name)) > 1 for each in tasks)
+    }
+    return [
+        "## The metric on the test part at the default rate, seed by seed\n",
+        _by_case(tasks, several, lambda at, name: ", ".join(map(_number, tests(at, name)))),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.4g}"
