@@ -1,10 +1,10 @@
-"""Residual branches that start small beside what they are added to.
+"""Residual branches that start small beside what they are added to, and learn their size.
 
-The last layer of a branch is held at a norm at which the branch's output, at the start, is a share
-of the signal that it is added to: all branches together are then about as large as that signal.
-Where norms are 1 instead, the first branches drown what came before them, such as the tokens'
-embeddings. Where every sum is normalised before the next, as in the first transformers, there is no
-such sum of branches, and the layers keep norm 1.
+The last layer of a branch starts at a norm at which the branch's output is a share of the signal
+that it is added to: all branches together are then about as large as that signal. Where norms are 1
+instead, the first branches drown what came before them, such as the tokens' embeddings. From there
+the norm is free, and steps are in proportion to it. Where every sum is normalised before the next,
+as in the first transformers, there is no such sum of branches, and the layers keep norm 1.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from nero.model.trace import TracedLayer, trace
 
 
 @torch.no_grad()
-def hold_branches_small_(
+def start_branches_small_(
     model: nn.Module,
     batch: Any,
     assignments: Iterable[Assignment],
     layers: Mapping[int, TracedLayer],
     may_change: Callable[[Assignment], bool],
 ) -> float | None:
-    """Set the norm of the layers that end residual branches, in their options.
+    """Scale the layers that end residual branches, and free their norms, in their options.
 
     Weights that are to be held at norm 1 are put there, for the model to be run once more.
 
@@ -40,7 +40,7 @@ def hold_branches_small_(
         may_change: whether the caller has left a parameter's norm open.
 
     Returns:
-        The norm; None where branches are not summed up, no layer ends one by itself, or no size is
+        The norm that they start at; None where branches are not summed up, no layer ends one by itself, or no size is
         known.
     """
     assignments = list(assignments)
@@ -57,7 +57,8 @@ def hold_branches_small_(
         return None
     norm = float(f"{min(1.0, 1 / (max(shares) * sum(layer.uses for layer in ends))):.2g}")
     for each in last:
-        each.options["radius"] = norm
+        project_(each.parameter, each.layout, center=each.options["center"], radius=norm)
+        each.options |= {"radius": None, "relative": True}
     return norm
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from nero.geometry import project_
 from nero.groups import check_group
 from nero.model.assignment import Assignment, Options
-from nero.model.branches import hold_branches_small_
+from nero.model.branches import start_branches_small_
 from nero.model.heads import Named, declared_head, traced_heads
 from nero.model.initialize import Initialization, initialize_layers_
 from nero.model.param_groups import plan
@@ -158,7 +158,7 @@ def for_model(
         each.options = {"lr": rate, **each.options}
     branches = None
     if fresh and layers:
-        branches = hold_branches_small_(
+        branches = start_branches_small_(
             model,
             batch,
             assignments,
@@ -272,7 +272,7 @@ def _notes(
     if not network.gains:
         notes.append("norms: hidden weights keep their own, as no normalisation has gains")
     if branches is not None:
-        notes.append(f"residual branches: their last layers have norm {branches:g}")
+        notes.append(f"residual branches: their last layers start at norm {branches:g}")
     if not network.layers:
         projected = "projected; with a batch, long plain chains of layers would be drawn anew"
         return (*notes, f"initial weights: {projected}")
