@@ -164,6 +164,7 @@ def for_model(
             assignments,
             network.layers,
             lambda each: "radius" not in {**of_weights, **given(each, overrides)},
+            momentum=momentum,
         )
     optimizer = ForModel(_groups(assignments, network.preset), **options)
     optimizer.notes = _notes(batch, turn, assignments, network, done, branches)
