@@ -99,7 +99,7 @@ def for_model(
         overrides: group options by fnmatch pattern of parameter names, as for `nero.param_groups`.
         **options: other arguments of `nero.Nero`. `orthogonal`, `center` and `radius` are for
             hidden weights alone. Default of `max_turn`: 0.5 with momentum, 2 without, 0.5 for gains
-            and biases.
+            and biases. `fused=True` is for all but what steps in proportion to its norm.
 
     Returns:
         The optimiser, of a subclass of `nero.Nero` whose repr is a table of the decisions.
@@ -166,6 +166,9 @@ def for_model(
             lambda each: "radius" not in {**of_weights, **given(each, overrides)},
             momentum=momentum,
         )
+    for each in assignments:
+        if each.options.get("relative"):
+            each.options.setdefault("fused", None)  # the kernels have no such steps
     optimizer = ForModel(_groups(assignments, network.preset), **options)
     optimizer.notes = _notes(batch, turn, assignments, network, done, branches)
     return optimizer
