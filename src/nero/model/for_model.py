@@ -166,9 +166,6 @@ def for_model(
             lambda each: "radius" not in {**of_weights, **given(each, overrides)},
             momentum=momentum,
         )
-    for each in assignments:
-        if each.options.get("relative"):
-            each.options.setdefault("fused", None)  # the kernels have no such steps
     optimizer = ForModel(_groups(assignments, network.preset), **options)
     optimizer.notes = _notes(batch, turn, assignments, network, done, branches)
     return optimizer
@@ -238,12 +235,12 @@ def _check_groups(assignments: list[Assignment], options: Options) -> None:
 def _groups(assignments: list[Assignment], preset: str) -> list[dict[str, Any]]:
     groups: dict[Any, dict[str, Any]] = {}
     for each in assignments:
-        axes = each.layout.neuron_axes
-        key = (each.role, axes, each.overrides, *sorted(each.options.items(), key=lambda x: x[0]))
+        axes, options = each.layout.neuron_axes, each.options
+        if options.get("relative"):
+            options = {"fused": None, **options}  # the kernels have no such steps
+        key = (each.role, axes, each.overrides, *sorted(options.items(), key=lambda x: x[0]))
         common = {"preset": preset, "role": each.role}
-        group = groups.setdefault(
-            key, {"params": [], **common, "neuron_axes": axes, **each.options}
-        )
+        group = groups.setdefault(key, {"params": [], **common, "neuron_axes": axes, **options})
         group["params"].append((each.names[0], each.parameter))
     return list(groups.values())
 
