@@ -1,11 +1,10 @@
 """Residual branches that start small beside what they are added to.
 
-The last layer of a branch starts at a norm at which the branch's output is a share of the signal
-that it is added to: all branches together are then about as large as that signal. Where norms are 1
-instead, the first branches drown what came before them, such as the tokens' embeddings. With
-momentum the norm is free from there, and steps are in proportion to it: branches learn their size.
-Where every sum is normalised before the next, as in the first transformers, there is no such sum of
-branches, and the layers keep norm 1.
+The last layer of a branch is held at a norm at which the branch's output, at the start, is a share
+of the signal that it is added to: all branches together are then about as large as that signal.
+Where norms are 1 instead, the first branches drown what came before them, such as the tokens'
+embeddings. Where every sum is normalised before the next, as in the first transformers, there is no
+such sum of branches, and the layers keep norm 1.
 """
 
 from __future__ import annotations
@@ -22,16 +21,14 @@ from nero.model.trace import TracedLayer, trace
 
 
 @torch.no_grad()
-def start_branches_small_(
+def hold_branches_small_(
     model: nn.Module,
     batch: Any,
     assignments: Iterable[Assignment],
     layers: Mapping[int, TracedLayer],
     may_change: Callable[[Assignment], bool],
-    *,
-    momentum: float,
 ) -> float | None:
-    """Scale the layers that end residual branches, and hold or free their norms, in their options.
+    """Set the norm of the layers that end residual branches, in their options.
 
     Weights that are to be held at norm 1 are put there, for the model to be run once more.
 
@@ -41,12 +38,10 @@ def start_branches_small_(
         assignments: of its parameters, with their options.
         layers: the traced layer of each parameter, by identity.
         may_change: whether the caller has left a parameter's norm open.
-        momentum: of parameters whose options have none. Without momentum the layers stay at that
-            norm: noise that no average damps would make it grow.
 
     Returns:
-        The norm that they start at; None where branches are not summed up, no layer ends one by
-        itself, or no size is known.
+        The norm; None where branches are not summed up, no layer ends one by itself, or no size is
+        known.
     """
     assignments = list(assignments)
     last = [each for each in assignments if may_change(each) and _ends_branch(each, layers)]
@@ -62,9 +57,7 @@ def start_branches_small_(
         return None
     norm = float(f"{min(1.0, 1 / (max(shares) * sum(layer.uses for layer in ends))):.2g}")
     for each in last:
-        project_(each.parameter, each.layout, center=each.options["center"], radius=norm)
-        learns = each.options.get("momentum", momentum) > 0
-        each.options |= {"radius": None, "relative": True} if learns else {"radius": norm}
+        each.options["radius"] = norm
     return norm
 
 

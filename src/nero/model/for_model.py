@@ -16,7 +16,7 @@ from torch import nn
 from nero.geometry import project_
 from nero.groups import check_group
 from nero.model.assignment import Assignment, Options
-from nero.model.branches import start_branches_small_
+from nero.model.branches import hold_branches_small_
 from nero.model.heads import Named, declared_head, traced_heads
 from nero.model.initialize import Initialization, initialize_layers_
 from nero.model.param_groups import plan
@@ -99,7 +99,7 @@ def for_model(
         overrides: group options by fnmatch pattern of parameter names, as for `nero.param_groups`.
         **options: other arguments of `nero.Nero`. `orthogonal`, `center` and `radius` are for
             hidden weights alone. Default of `max_turn`: 0.5 with momentum, 2 without, 0.5 for gains
-            and biases. `fused=True` is for all but what steps in proportion to its norm.
+            and biases.
 
     Returns:
         The optimiser, of a subclass of `nero.Nero` whose repr is a table of the decisions.
@@ -158,13 +158,12 @@ def for_model(
         each.options = {"lr": rate, **each.options}
     branches = None
     if fresh and layers:
-        branches = start_branches_small_(
+        branches = hold_branches_small_(
             model,
             batch,
             assignments,
             network.layers,
             lambda each: "radius" not in {**of_weights, **given(each, overrides)},
-            momentum=momentum,
         )
     optimizer = ForModel(_groups(assignments, network.preset), **options)
     optimizer.notes = _notes(batch, turn, assignments, network, done, branches)
@@ -235,12 +234,12 @@ def _check_groups(assignments: list[Assignment], options: Options) -> None:
 def _groups(assignments: list[Assignment], preset: str) -> list[dict[str, Any]]:
     groups: dict[Any, dict[str, Any]] = {}
     for each in assignments:
-        axes, options = each.layout.neuron_axes, each.options
-        if options.get("relative"):
-            options = {"fused": None, **options}  # the kernels have no such steps
-        key = (each.role, axes, each.overrides, *sorted(options.items(), key=lambda x: x[0]))
+        axes = each.layout.neuron_axes
+        key = (each.role, axes, each.overrides, *sorted(each.options.items(), key=lambda x: x[0]))
         common = {"preset": preset, "role": each.role}
-        group = groups.setdefault(key, {"params": [], **common, "neuron_axes": axes, **options})
+        group = groups.setdefault(
+            key, {"params": [], **common, "neuron_axes": axes, **each.options}
+        )
         group["params"].append((each.names[0], each.parameter))
     return list(groups.values())
 
@@ -273,7 +272,7 @@ def _notes(
     if not network.gains:
         notes.append("norms: hidden weights keep their own, as no normalisation has gains")
     if branches is not None:
-        notes.append(f"residual branches: their last layers start at norm {branches:g}")
+        notes.append(f"residual branches: their last layers have norm {branches:g}")
     if not network.layers:
         projected = "projected; with a batch, long plain chains of layers would be drawn anew"
         return (*notes, f"initial weights: {projected}")
