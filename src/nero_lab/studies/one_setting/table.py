@@ -35,7 +35,7 @@ def tables(
         labels: of the contestants, by name.
         defaults: the default learning rate of each, by name.
         state: bytes of state of each for a weight, by name.
-        series: by task, what grows over it and others, where it is one of such a series.
+        series: of tasks that belong to one, the name of their series of depths or widths.
     """
     about = (
         f"Tasks of which every grid is recorded: {len(results)}. Regret: the share of what can be "
