@@ -372,6 +372,17 @@ def test_a_head_with_few_outputs_learns_its_size() -> None:
     assert model[2].weight.norm() > 30
 
 
+def test_the_kernel_that_is_asked_for_takes_all_but_what_steps_in_proportion() -> None:
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1)), torch.randn(4, 8)
+    optimizer = for_model(model, batch=x, fresh=True, fused=True)
+    assert {group["fused"] for group in optimizer.param_groups if group["relative"]} == {None}
+    assert {group["fused"] for group in optimizer.param_groups if not group["relative"]} == {True}
+    model(x).square().mean().backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match=r"2\.weight.*relative"):
+        for_model(model, batch=x, fresh=True, overrides={"2.weight": {"fused": True}})
+
+
 def test_a_head_of_many_outputs_behind_a_normalisation_keeps_norm_1() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 12))
     groups = groups_by_name(for_model(model, batch=ROWS, fresh=True))

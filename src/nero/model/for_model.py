@@ -99,7 +99,7 @@ def for_model(
         overrides: group options by fnmatch pattern of parameter names, as for `nero.param_groups`.
         **options: other arguments of `nero.Nero`. `orthogonal`, `center` and `radius` are for
             hidden weights alone. Default of `max_turn`: 0.5 with momentum, 2 without, 0.5 for gains
-            and biases.
+            and biases. `fused=True` is for all but what steps in proportion to its norm.
 
     Returns:
         The optimiser, of a subclass of `nero.Nero` whose repr is a table of the decisions.
@@ -234,12 +234,12 @@ def _check_groups(assignments: list[Assignment], options: Options) -> None:
 def _groups(assignments: list[Assignment], preset: str) -> list[dict[str, Any]]:
     groups: dict[Any, dict[str, Any]] = {}
     for each in assignments:
-        axes = each.layout.neuron_axes
-        key = (each.role, axes, each.overrides, *sorted(each.options.items(), key=lambda x: x[0]))
+        axes, options = each.layout.neuron_axes, each.options
+        if options.get("relative"):
+            options = {"fused": None, **options}  # the kernels have no such steps
+        key = (each.role, axes, each.overrides, *sorted(options.items(), key=lambda x: x[0]))
         common = {"preset": preset, "role": each.role}
-        group = groups.setdefault(
-            key, {"params": [], **common, "neuron_axes": axes, **each.options}
-        )
+        group = groups.setdefault(key, {"params": [], **common, "neuron_axes": axes, **options})
         group["params"].append((each.names[0], each.parameter))
     return list(groups.values())
 
