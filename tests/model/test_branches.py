@@ -1,5 +1,6 @@
 """Residual branches start small beside what they are added to, whatever the size of that."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -58,9 +59,9 @@ def test_each_branch_is_its_share_of_the_signal(size: float) -> None:
     norm = radii(optimizer)["blocks.0.last.weight"]
     if norm < 1:
         # Where the signal grew from branch to branch before, the first has the largest share.
-        assert 0.9 / BLOCKS < largest < 1.6 / BLOCKS
+        assert 0.9 / math.sqrt(BLOCKS) < largest < 1.6 / math.sqrt(BLOCKS)
     else:
-        assert largest <= 1 / BLOCKS
+        assert largest <= 1 / math.sqrt(BLOCKS)
     for name, radius in radii(optimizer).items():
         if name.endswith("last.weight"):
             assert radius == norm

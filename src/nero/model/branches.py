@@ -1,14 +1,15 @@
 """Residual branches that start small beside what they are added to.
 
 The last layer of a branch is held at a norm at which the branch's output, at the start, is a share
-of the signal that it is added to: all branches together are then about as large as that signal.
-Where norms are 1 instead, the first branches drown what came before them, such as the tokens'
-embeddings. Where every sum is normalised before the next, as in the first transformers, there is no
-such sum of branches, and the layers keep norm 1.
+of the signal that it is added to: all branches together, which are about independent then, are
+about as large as that signal. Where norms are 1 instead, the first branches drown what came before
+them, such as the tokens' embeddings. Where every sum is normalised before the next, as in the first
+transformers, there is no such sum of branches, and the layers keep norm 1.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -55,7 +56,8 @@ def hold_branches_small_(
     shares = [layer.share for layer in ends if layer.share]
     if not shares:
         return None
-    norm = float(f"{min(1.0, 1 / (max(shares) * sum(layer.uses for layer in ends))):.2g}")
+    branches = sum(layer.uses for layer in ends)
+    norm = float(f"{min(1.0, 1 / (max(shares) * math.sqrt(branches))):.2g}")
     for each in last:
         each.options["radius"] = norm
     return norm
