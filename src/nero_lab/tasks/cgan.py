@@ -17,6 +17,7 @@ from nero_lab.data.sources import find_source
 from nero_lab.experiments.schedule import Schedule
 from nero_lab.experiments.task import Data, Loader, Metric, Preset, Task, Update, Variant
 from nero_lab.models.gan import GAN
+from nero_lab.tasks.variants import with_more_rates
 
 if TYPE_CHECKING:
     from torchmetrics.image.fid import FrechetInceptionDistance
@@ -38,6 +39,14 @@ _VARIANTS = (
     Variant("lamb", "LAMB", "lamb", _GRID),
 )
 
+# Half decades on both sides of the best rate of the coarse grid.
+_HALF_DECADES = {
+    "nero": (3e-3, 3e-2),
+    "sgd": (3e-3, 3e-2),
+    "adam": (3e-4, 3e-3),
+    "lamb": (3e-4, 3e-3),
+}
+
 PAPER = Preset(
     name="paper",
     epochs=120,
@@ -56,6 +65,7 @@ CPU = replace(
     epochs=6,
     batch_size=32,
     schedule=Schedule("milestones", gamma=0.1, milestones=(5,)),
+    variants=with_more_rates(_VARIANTS, _HALF_DECADES),
     model={"base": 8, "class_features": 16, "size": 16, "channels": 1},
     data={
         "features": "classifier",

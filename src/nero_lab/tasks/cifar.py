@@ -11,7 +11,7 @@ from nero_lab.experiments.task import Preset
 from nero_lab.models.resnet import ResNet18
 from nero_lab.models.vgg11 import VGG11
 from nero_lab.tasks.images import ImageTask
-from nero_lab.tasks.variants import on_model, standard_variants, with_grids
+from nero_lab.tasks.variants import on_model, standard_variants, with_grids, with_more_rates
 
 _NETWORKS = {"vgg11": VGG11, "resnet18": ResNet18}
 _CPU_GRIDS = {
@@ -19,6 +19,16 @@ _CPU_GRIDS = {
     "sgd": (1e-3, 1e-2, 1e-1, 1.0),
     "adam": (1e-4, 1e-3, 1e-2, 3e-2),
     "lamb": (1e-3, 1e-2, 1e-1),
+}
+# Half decades on both sides of the best rate of the coarse grid.
+_HALF_DECADES = {
+    "sgd-vgg11": (3e-4, 3e-3),
+    "adam-vgg11": (3e-4, 3e-3),
+    "lamb-vgg11": (3e-3, 3e-2),
+    "nero-resnet18": (1e-1,),
+    "sgd-resnet18": (0.3, 3.0),
+    "adam-resnet18": (1e-1,),
+    "lamb-resnet18": (3e-3, 3e-2),
 }
 
 _VARIANTS = (
@@ -41,7 +51,7 @@ CPU = replace(
     name="cpu",
     epochs=12,
     schedule=Schedule("milestones", gamma=0.2, milestones=(6, 9, 10.8), warmup_epochs=0.3),
-    variants=with_grids(_VARIANTS, _CPU_GRIDS),
+    variants=with_more_rates(with_grids(_VARIANTS, _CPU_GRIDS), _HALF_DECADES),
     model={"width": 0.125},
     data={"train_size": 5_000, "val_size": 2_000},
     deviations="Networks of an eighth of the width, 5,000 training images and 12 epochs, with the "

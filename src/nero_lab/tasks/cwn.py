@@ -13,6 +13,7 @@ from nero_lab.experiments.schedule import Schedule
 from nero_lab.experiments.task import Preset, Published, Variant
 from nero_lab.models.normalised_mlp import NormalisedMLP
 from nero_lab.tasks.images import ImageTask
+from nero_lab.tasks.variants import with_more_rates
 
 _LR = 0.01
 
@@ -45,6 +46,9 @@ _VARIANTS = (
     _variant("nero", 100.0),
 )
 
+_OF_ADAM, _OF_NERO = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1), (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+_CPU_GRIDS = {"adam-1": _OF_ADAM, "adam-100": _OF_ADAM, "nero-1": _OF_NERO, "nero-100": _OF_NERO}
+
 PAPER = Preset(
     name="paper",
     epochs=5,
@@ -58,7 +62,7 @@ PAPER = Preset(
 CPU = replace(
     PAPER,
     name="cpu",
-    variants=tuple(replace(variant, lr_grid=(1e-3, 1e-2, 1e-1)) for variant in _VARIANTS),
+    variants=with_more_rates(_VARIANTS, _CPU_GRIDS),
     model={"depth": 5, "width": 256},
     data={"train_size": 50_000, "val_size": 10_000},
     deviations="Hidden width 256 instead of 784; 10,000 training images are held out.",

@@ -13,7 +13,7 @@ from nero_lab.experiments.schedule import Schedule
 from nero_lab.experiments.task import Preset, Published, Variant
 from nero_lab.models.mlp import PlainMLP
 from nero_lab.tasks.images import ImageTask
-from nero_lab.tasks.variants import standard_variants, with_grids
+from nero_lab.tasks.variants import standard_variants, with_grids, with_more_rates
 
 _GRID = (1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -60,6 +60,14 @@ def _from(init: str, names: tuple[str, ...]) -> tuple[Variant, ...]:
 
 _VARIANTS = (*_DEFAULT, *_from("kaiming", ("sgd", "adam")), *_from("balanced", ("sgd", "adam")))
 
+# Half decades on both sides of the best of the decades.
+_CPU_HALF_DECADES = {
+    "nero": (3e-3, 3e-2),
+    **dict.fromkeys(("sgd", "adam", "lamb"), (3e-5, 3e-4)),
+    **dict.fromkeys(("sgd-kaiming", "sgd-balanced"), (3e-3, 3e-2)),
+    **dict.fromkeys(("adam-kaiming", "adam-balanced"), (3e-4, 3e-3)),
+}
+
 PAPER = Preset(
     name="paper",
     epochs=50,
@@ -75,6 +83,7 @@ CPU = replace(
     name="cpu",
     epochs=20,
     batch_size=100,
+    variants=with_more_rates(_VARIANTS, _CPU_HALF_DECADES),
     # Over a run it falls as far as in the paper.
     schedule=Schedule("exponential", gamma=round(0.9 ** (50 / 20), 3)),
     model={"depth": 100, "width": 64},

@@ -19,7 +19,7 @@ from nero_lab.data.sources import find_source
 from nero_lab.experiments.schedule import Schedule
 from nero_lab.experiments.task import PERPLEXITY, Data, Loader, Preset, Published, Task
 from nero_lab.models.translator import Translator
-from nero_lab.tasks.variants import standard_variants, with_grids
+from nero_lab.tasks.variants import standard_variants, with_grids, with_more_rates
 from nero_lab.tasks.wikitext2 import with_perplexity
 
 _EVAL_ROWS = 100
@@ -54,6 +54,9 @@ _CPU_GRIDS = {
     "adam": (1e-4, 1e-3, 1e-2, 3e-2),
     "lamb": (1e-3, 1e-2, 1e-1),
 }
+# Half decades on both sides of the best rate of the coarse grid.
+_HALF_DECADES = {"sgd": (0.3, 3.0), "adam": (3e-3,), "lamb": (3e-3, 3e-2)}
+_CPU_VARIANTS = with_grids(_VARIANTS, _CPU_GRIDS)
 
 PAPER = Preset(
     name="paper",
@@ -73,7 +76,7 @@ CPU = replace(
     epochs=6,
     batch_size=32,
     schedule=Schedule("linear", warmup_epochs=3),
-    variants=with_grids(_VARIANTS, _CPU_GRIDS),
+    variants=with_more_rates(_CPU_VARIANTS, _HALF_DECADES),
     model={"vocabulary": 2_000, "depth": 2, "width": 64, "heads": 4, "hidden": 256},
     data={"vocabulary": 2_000, "min_count": 3, "train_size": 4_000},
     deviations="2 + 2 layers of width 64, 4,000 pairs to learn from in batches of 32, the 2,000 "
@@ -86,7 +89,7 @@ TINY = replace(
     epochs=2,
     batch_size=8,
     schedule=Schedule("linear", warmup_epochs=1),
-    variants=CPU.variants[:2],
+    variants=_CPU_VARIANTS[:2],
     seeds=(0, 1),
     model={"vocabulary": 60, "depth": 1, "width": 16, "heads": 2, "hidden": 32},
     data={"vocabulary": 60, "min_count": 1, "train_size": 24, "eval_size": 8},

@@ -54,6 +54,16 @@ def with_grids(
     )
 
 
+def with_more_rates(
+    variants: Iterable[Variant], rates: Mapping[str, tuple[float, ...]]
+) -> tuple[Variant, ...]:
+    """Return variants that try further learning rates, by their names."""
+    return tuple(
+        replace(each, lr_grid=tuple(sorted({*(each.lr_grid or ()), *rates.get(each.name, ())})))
+        for each in variants
+    )
+
+
 def on_model(
     variants: Iterable[Variant], suffix: str, label: str, **model: Any
 ) -> tuple[Variant, ...]:

@@ -16,7 +16,7 @@ from nero_lab.data.words import load_words, rows_of_streams
 from nero_lab.experiments.schedule import Schedule
 from nero_lab.experiments.task import PERPLEXITY, Data, Loader, Preset, Task
 from nero_lab.models.word_lm import WordLM
-from nero_lab.tasks.variants import standard_variants, with_grids
+from nero_lab.tasks.variants import standard_variants, with_grids, with_more_rates
 
 _EVAL_STREAMS = 10
 _TRAIN_EVAL_WORDS = 20_000
@@ -28,6 +28,15 @@ _CPU_GRIDS = {
     "adam": (1e-4, 1e-3, 1e-2),
     "lamb": (1e-3, 1e-2, 1e-1),
 }
+
+# Half decades on both sides of the best rate of the coarse grid.
+_HALF_DECADES = {
+    "nero": (3e-3, 3e-2),
+    "sgd": (0.3, 3.0),
+    "adam": (3e-4, 3e-3),
+    "lamb": (3e-3, 3e-2),
+}
+_CPU_VARIANTS = with_grids(_VARIANTS, _CPU_GRIDS)
 
 PAPER = Preset(
     name="paper",
@@ -46,7 +55,7 @@ CPU = replace(
     name="cpu",
     epochs=6,
     schedule=Schedule("milestones", gamma=0.1, milestones=(3,)),
-    variants=with_grids(_VARIANTS, _CPU_GRIDS),
+    variants=with_more_rates(_CPU_VARIANTS, _HALF_DECADES),
     model={"vocabulary": 4_000, "context": 35, "depth": 2, "width": 100},
     data={"vocabulary": 4_000, "context": 35, "train_words": 80_000, "eval_words": 20_000},
     deviations="Width 100 instead of 200, 80,000 words to learn from and the 4,000 most frequent "
@@ -59,7 +68,7 @@ TINY = replace(
     epochs=2,
     batch_size=4,
     schedule=Schedule("milestones", gamma=0.1, milestones=(1,)),
-    variants=CPU.variants[:2],
+    variants=_CPU_VARIANTS[:2],
     seeds=(0, 1),
     model={"vocabulary": 60, "context": 8, "depth": 2, "width": 16},
     data={"vocabulary": 60, "context": 8, "train_words": 400, "eval_words": 200},
