@@ -57,7 +57,7 @@ def with_grids(
 def with_more_rates(
     variants: Iterable[Variant], rates: Mapping[str, tuple[float, ...]]
 ) -> tuple[Variant, ...]:
-    """Return variants that try further learning rates, by their names."""
+    """Return variants that try further learning rates, by the variants' names."""
     return tuple(
         replace(each, lr_grid=tuple(sorted({*(each.lr_grid or ()), *rates.get(each.name, ())})))
         for each in variants

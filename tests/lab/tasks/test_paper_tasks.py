@@ -16,6 +16,7 @@ from lab.tiny_data import (
 from nero_lab.experiments.run import Run, plan_run, variant_spec
 from nero_lab.experiments.task import Task
 from nero_lab.tasks.table import PAPER_TASKS, load_task
+from nero_lab.tasks.variants import standard_variants, with_more_rates
 from nero_lab.training.context import Context
 from nero_lab.training.loop import train_run
 
@@ -133,3 +134,9 @@ def test_presets_of_the_paper_are_its_section_5():
     assert [
         variant.optimizer_options.get("momentum") for variant in presets["cifar"].variants[1::4]
     ] == [0, 0]
+
+
+def test_further_rates_join_the_grid_of_the_variant_they_name() -> None:
+    nero, sgd, *_ = with_more_rates(standard_variants(grid=(0.01, 0.1)), {"nero": (0.03, 0.1)})
+    assert nero.lr_grid == (0.01, 0.03, 0.1)
+    assert sgd.lr_grid == (0.01, 0.1)
