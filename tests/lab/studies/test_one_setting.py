@@ -209,6 +209,9 @@ def test_a_grid_grows_by_half_decades_beyond_its_ends_alone() -> None:
     assert each.with_rate_beyond(2.5e-2).lr_grid == (*each.lr_grid, 8e-2)
     longer = each.with_rate_beyond(2.5e-4).with_rate_beyond(8e-5)
     assert longer.lr_grid == (2.5e-5, 8e-5, *each.lr_grid)
+    short = PARTS[0]
+    assert len(short.lr_grid) == 3
+    assert short.with_rate_beyond(1.5e-1).lr_grid == (*short.lr_grid, 5e-1)
 
 
 def test_parts_differ_from_the_recommendation_in_their_options_alone() -> None:

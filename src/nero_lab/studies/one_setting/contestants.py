@@ -34,7 +34,7 @@ class Contestant:
 
     def with_rate_beyond(self, lr: float) -> "Contestant":
         """Return the contestant with a further half decade beyond `lr`, if it ends its grid."""
-        first, second, *_, last_but_one, last = self.lr_grid
+        (first, second), (last_but_one, last) = self.lr_grid[:2], self.lr_grid[-2:]
         further = {first: second / 10, last: last_but_one * 10}.get(lr)
         more = () if further is None else (float(f"{further:.2g}"),)
         return replace(self, lr_grid=tuple(sorted({*self.lr_grid, *more})))
