@@ -82,8 +82,10 @@ _TARGETS = (
 )
 _TRAINING = (
     "The optimisers train models of their own in turns of four steps, of which the first is not "
-    "counted; random data. The last column compares the backward pass beside each optimiser with "
-    "the one beside SGD: above 1, threads of the step would slow it down."
+    "counted; random data. `nero.for_model` and Muon take orthogonal directions for hidden layers, "
+    "at a cost that does not depend on the batch. The last column compares the backward pass "
+    "beside each optimiser with the one beside SGD: above 1, threads of the step would slow it "
+    "down."
 )
 
 

@@ -5,10 +5,17 @@ from typing import Any
 
 from nero_lab.bench.contestants import ADAMW, CONTESTANTS, FLOOR, NERO
 from nero_lab.bench.results import Report, Table
+from nero_lab.bench.training import RECOMMENDED
 from nero_lab.bench.workloads import DTYPES
 
 # Okabe and Ito's colours; what the page is about stands out from its peers.
-COLOURS = {NERO: "#0072B2", ADAMW: "#E69F00", FLOOR: "#000000", "sgd": "#D55E00"}
+COLOURS = {
+    NERO: "#0072B2",
+    RECOMMENDED: "#56B4E9",
+    ADAMW: "#E69F00",
+    FLOOR: "#000000",
+    "sgd": "#D55E00",
+}
 PEER = "0.55"
 MARKERS = ("o", "s", "^", "D")
 
@@ -18,9 +25,9 @@ def save_picture(report: Report, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure: Any = Figure(figsize=(11, 8.5), layout="constrained")
+    figure: Any = Figure(figsize=(11, 10), layout="constrained")
     FigureCanvasAgg(figure)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+    upper, lower = figure.subfigures(2, 1, height_ratios=(1.1, 1))
     panels = upper.subplots(1, len(DTYPES), sharey=True)
     for panel, dtype in zip(panels, DTYPES, strict=True):
         _draw_times(panel, [table for table in report.tables if table.dtype == dtype], dtype)
@@ -60,7 +67,8 @@ def _draw_times(panel: Any, tables: list[Table], dtype: str) -> None:
 def _draw_training(panel: Any, report: Report) -> None:
     rows = report.training[::-1]
     names = [f"{row.label.split(',')[0]}, {row.optimizer_label}" for row in rows]
-    panel.barh(names, [100 * row.share for row in rows], color=[COLOURS[r.optimizer] for r in rows])
+    colours = [COLOURS.get(row.optimizer, PEER) for row in rows]
+    panel.barh(names, [100 * row.share for row in rows], color=colours)
     for height, row in enumerate(rows):
         panel.text(100 * row.share, height, f" {row.share:.1%}", va="center", fontsize=8)
     panel.tick_params(axis="y", labelsize=8)

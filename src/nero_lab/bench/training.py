@@ -11,19 +11,18 @@ import torch
 from torch import Tensor, nn
 
 import nero
+from nero_lab.bench.contestants import ADAMW, NERO
 from nero_lab.bench.measure import Settings, Tick
 from nero_lab.bench.results import TrainingRow
+from nero_lab.optimizers.find import find_optimizer
 
+RECOMMENDED = "nero-for-model"
 BLOCK = 4
 """steps in a row with one optimiser; the first of them, beside another's caches, is not counted"""
 GPT = (6, 384, 256, 8, 4096)
 """depth, width, context, batch, vocabulary"""
-
-OPTIMIZERS: Mapping[str, tuple[str, Callable[[nn.Module], Any]]] = {
-    "nero": ("Nero", lambda model: nero.Nero(nero.param_groups(model))),
-    "adamw": ("AdamW fused", lambda model: torch.optim.AdamW(model.parameters(), fused=True)),
-    "sgd": ("SGD fused", lambda model: torch.optim.SGD(model.parameters(), lr=1e-3, fused=True)),
-}
+MLP = (100, 128, 784, 250)
+"""depth, width, pixels, batch: the paper's deep perceptron, at another width"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,37 @@ def resnet18(quick: bool) -> Training:
     return Training(label, model, torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,)))
 
 
-MODELS: Mapping[str, Callable[[bool], Training]] = {"resnet18": resnet18, "gpt": gpt}
+def mlp(depth: int, width: int, pixels: int, batch: int) -> Training:
+    """Return a plain perceptron and random images as vectors."""
+    from nero_lab.models.mlp import PlainMLP
+
+    model = PlainMLP(depth, width, in_features=pixels)
+    label = f"{depth}-layer MLP, width {width}, batch {batch}"
+    return Training(label, model, torch.randn(batch, pixels), torch.randint(10, (batch,)))
+
+
+MODELS: Mapping[str, Callable[[bool], Training]] = {
+    "resnet18": resnet18,
+    "gpt": gpt,
+    "mlp": lambda quick: mlp(*((3, 8, 16, 4) if quick else MLP)),
+}
+
+
+def _recommended(training: Training) -> Any:
+    return nero.for_model(training.model, batch=training.inputs, fresh=True)
+
+
+def _muon(training: Training) -> Any:
+    return find_optimizer("muon").build_for(training.model)
+
+
+OPTIMIZERS: Mapping[str, tuple[str, Callable[[Training], Any]]] = {
+    NERO: ("Nero", lambda it: nero.Nero(nero.param_groups(it.model))),
+    RECOMMENDED: ("nero.for_model", _recommended),
+    "muon": ("Muon, and AdamW for the rest", _muon),
+    ADAMW: ("AdamW fused", lambda it: torch.optim.AdamW(it.model.parameters(), fused=True)),
+    "sgd": ("SGD fused", lambda it: torch.optim.SGD(it.model.parameters(), lr=1e-3, fused=True)),
+}
 
 
 class Trainer:
@@ -72,7 +101,7 @@ class Trainer:
         torch.manual_seed(0)
         self.optimizer_label, build = OPTIMIZERS[optimizer]
         self.training = MODELS[model](quick)
-        self.optimizer = build(self.training.model)
+        self.optimizer = build(self.training)
         self.parts: list[tuple[float, float, float]] = []
         """seconds of forward pass, backward pass and step"""
 

@@ -7,7 +7,6 @@ whose report is read. Ratios are taken within a turn, so that they hold on a mac
 work, too.
 """
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -16,10 +15,9 @@ from typing import Annotated
 
 import torch
 import typer
-from torch import nn
 
 import nero
-from nero_lab.bench.training import Training, gpt, resnet18
+from nero_lab.bench.training import Training, gpt, mlp, resnet18
 
 STEPS = 5
 """training steps in a row that nothing watches"""
@@ -28,22 +26,11 @@ EVERY = 200
 """nero.watch's default"""
 
 
-def mlp(depth: int, width: int, batch: int) -> Training:
-    """Return a perceptron of so many layers on random digits."""
-    sizes = [64, *[width] * (depth - 1), 10]
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in itertools.pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    label = f"{depth}-layer MLP, width {width}, batch {batch}"
-    model = nn.Sequential(*layers[:-1])
-    return Training(label, model, torch.randn(batch, 64), torch.randint(10, (batch,)))
-
-
 NETWORKS: Mapping[str, Callable[[], Training]] = {
-    "mlp-2": lambda: mlp(2, 64, 100),
-    "mlp-5": lambda: mlp(5, 256, 100),
-    "mlp-100": lambda: mlp(100, 128, 100),
-    "mlp-wide": lambda: mlp(3, 1024, 16),
+    "mlp-2": lambda: mlp(2, 64, 64, 100),
+    "mlp-5": lambda: mlp(5, 256, 64, 100),
+    "mlp-100": lambda: mlp(100, 128, 64, 100),
+    "mlp-wide": lambda: mlp(3, 1024, 64, 16),
     "resnet18": lambda: resnet18(quick=False),
     "gpt": lambda: gpt(quick=False),
 }

@@ -1,5 +1,6 @@
 import json
 import re
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from nero_lab.bench.measure import Runner, Settings
 from nero_lab.bench.results import Report, Row, Table, TrainingRow, backward_ratio
 from nero_lab.bench.run import QUICK_SETTINGS, named_processor
 from nero_lab.bench.targets import targets, verdicts
+from nero_lab.bench.training import Trainer
 from nero_lab.bench.workloads import DTYPES, FULL, QUICK, Workload, gpt2
 from nero_lab.cli.app import app
 
@@ -53,7 +55,17 @@ def test_the_quick_run_measures_every_workload_in_both_dtypes(quick):
     measured = {(table["workload"], table["dtype"]) for table in report["tables"]}
     assert measured == {(workload, dtype) for workload in QUICK for dtype in DTYPES}
     assert QUICK.keys() == FULL.keys()
-    assert [row["optimizer"] for row in report["training"]] == ["nero", "adamw", "sgd"] * 2
+    assert [(row["model"], row["optimizer"]) for row in report["training"]] == [
+        *product(("resnet18", "gpt", "mlp"), ("nero", "nero-for-model", "muon", "adamw", "sgd"))
+    ]
+
+
+@pytest.mark.parametrize("model", ["resnet18", "gpt", "mlp"])
+def test_the_recommended_optimiser_trains_with_orthogonal_directions(model: str) -> None:
+    optimizer = Trainer(model, "nero-for-model", quick=True).optimizer
+    assert any(group["orthogonal"] for group in optimizer.param_groups)
+    plain = Trainer(model, "nero", quick=True).optimizer
+    assert not any(group["orthogonal"] for group in plain.param_groups)
 
 
 def test_nobody_fails_and_only_those_with_a_reason_are_left_out(quick):

@@ -10,17 +10,18 @@ from typer.testing import CliRunner
 
 import nero
 from nero_lab.bench import watching
+from nero_lab.bench.training import mlp
 
 
 def test_the_cost_of_a_watch_is_measured_beside_training_without_one():
     torch.manual_seed(0)
-    training = watching.mlp(2, 8, 4)
-    before = training.model[0].weight.detach().clone()
+    training = mlp(2, 8, 16, 4)
+    before = training.model.get_parameter("layers.0.weight").detach().clone()
     found = watching.measure(training, turns=1)
     assert found.seconds > 0
     assert math.isfinite(found.share)
     assert found.share == found.observed / watching.EVERY + found.idle
-    assert not torch.equal(training.model[0].weight, before)
+    assert not torch.equal(training.model.get_parameter("layers.0.weight"), before)
 
 
 def test_the_default_is_the_librarys():
