@@ -216,6 +216,7 @@ _CASES = (
     *(_cnn(kind, depth) for depth in (8, 20, 40) for kind in ("plain", "residual")),
     _mlp("mlp-200", _DEPTH, 200, 64, 15_000),
     _gpt(24),
+    *(_lm(f"gpt-{n}-steps", 4, width=64, vocabulary=512, steps=n) for n in (1_200, 3_600)),
 )
 """the cheap ones first, with one of each kind among the first"""
 
