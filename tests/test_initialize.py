@@ -99,7 +99,8 @@ def test_a_hundred_layers_keep_the_size_of_signals_and_gradients(
     assert done[1].norm == pytest.approx(norm, abs=1e-3)
     assert ('radius="initial"' in done[1].why) == (norm > 1)
     for each, w in zip(done, neurons(model), strict=True):
-        assert w.mean(1).abs().max() < 1e-14
+        # Rounding, which depends on the processor: one row had 1.03e-14 on an Intel Xeon.
+        assert w.mean(1).abs().max() < 1e-13
         torch.testing.assert_close(w.norm(dim=1), torch.full_like(w[:, 0], each.norm or 0))
     rms, gradients = sizes(model, x)
     assert 0.7 < rms[0] < 1.2

@@ -129,7 +129,8 @@ def test_paths_agree_in_low_precision(path: PathRow, momentum: float, dtype: tor
     other = train(TENSORS, path, dtype, "constant", momentum=momentum)
     # A float32 difference in the last place may round a bfloat16 weight the other way, and such a
     # weight then starts every following step from there.
-    tolerance = FLOAT32_TOLERANCE if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
+    # PyTorch's sums are added up in another order on each processor.
+    tolerance = 2 * FLOAT32_TOLERANCE if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
     for row in TENSORS:
         for a, b in zip(other[row.name], reference[row.name], strict=True):
             assert ((a.double() - b.double()).abs().max() / b.abs().max()) < tolerance, row.name
