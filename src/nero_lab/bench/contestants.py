@@ -14,6 +14,8 @@ import nero
 from nero_lab.bench.workloads import Workload
 
 NERO, RULE, ADAMW, FLOOR = "nero", "nero-single", "adamw", "add_"
+# What only whole training steps have.
+RECOMMENDED = "nero-for-model"
 # These two step the matrices of hidden layers alone.
 ORTHOGONAL, MUON = "nero-orthogonal", "muon-alone"
 

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from nero_lab.bench.contestants import ADAMW, CONTESTANTS, FLOOR, NERO
+from nero_lab.bench.contestants import ADAMW, CONTESTANTS, FLOOR, NERO, RECOMMENDED
 from nero_lab.bench.results import Report, Table
-from nero_lab.bench.training import RECOMMENDED
 from nero_lab.bench.workloads import DTYPES
 
 # Okabe and Ito's colours; what the page is about stands out from its peers.

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import nero
-from nero_lab.bench.contestants import ADAMW, NERO
+from nero_lab.bench.contestants import ADAMW, NERO, RECOMMENDED
 from nero_lab.bench.measure import Settings, Tick
 from nero_lab.bench.results import TrainingRow
 from nero_lab.optimizers.find import find_optimizer
 
-RECOMMENDED = "nero-for-model"
 BLOCK = 4
 """steps in a row with one optimiser; the first of them, beside another's caches, is not counted"""
 GPT = (6, 384, 256, 8, 4096)

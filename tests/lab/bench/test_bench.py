@@ -60,7 +60,7 @@ def test_the_quick_run_measures_every_workload_in_both_dtypes(quick):
     ]
 
 
-@pytest.mark.parametrize("model", ["resnet18", "gpt", "mlp"])
+@pytest.mark.parametrize("model", ["resnet18", "gpt"])  # a long chain has none
 def test_the_recommended_optimiser_trains_with_orthogonal_directions(model: str) -> None:
     optimizer = Trainer(model, "nero-for-model", quick=True).optimizer
     assert any(group["orthogonal"] for group in optimizer.param_groups)
