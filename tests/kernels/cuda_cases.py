@@ -1,7 +1,8 @@
-"""Run the CUDA kernel in Triton's interpreter and print how far it is from rule.py, as JSON.
+"""Run the CUDA kernel and print how far it is from rule.py, as JSON.
 
-A script of its own, `python cuda_cases.py GROUP...`: Triton decides when it is imported whether it
-interprets, and the other tests have imported it by then. Each case is named in its output, with
+A script of its own, `python cuda_cases.py GROUP...`: with TRITON_INTERPRET=1 it runs in Triton's
+interpreter on the CPU, else on the GPU. Triton decides that when it is imported, and the other
+tests have imported it by then. Each case is named in its output, with
 figures that `test_triton.py` holds to limits.
 """
 
@@ -40,7 +41,10 @@ def _convert_float(x: np.ndarray, given: Any, wanted: Any, rounding: Any) -> np.
     return torch.from_numpy(x).view(torch.bfloat16).float().numpy()
 
 
-interpreter._convert_float = _convert_float
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+if INTERPRETED:
+    interpreter._convert_float = _convert_float
 
 
 class Pair:
@@ -53,7 +57,7 @@ class Pair:
 
     @staticmethod
     def _optimizer(weights: list[Tensor], options: dict[str, Any]) -> Nero:
-        copies = (w.clone(memory_format=torch.preserve_format) for w in weights)
+        copies = (torch.empty_like(w, device=DEVICE).copy_(w) for w in weights)
         return Nero([torch.nn.Parameter(w) for w in copies], **options)
 
     def weights(self, side: int) -> list[Tensor]:
@@ -93,7 +97,7 @@ class Pair:
             "rms": max(  # of each neuron by itself: their gradients may be of any size
                 distance(x, y)
                 for a, b in states
-                for x, y in zip(a["rms"].flatten(), b["rms"].flatten(), strict=True)
+                for x, y in zip(a["rms"].cpu().flatten(), b["rms"].cpu().flatten(), strict=True)
             ),
             "m": max(
                 distance(a["exp_avg"], b["exp_avg"]) if "exp_avg" in a else 0 for a, b in states
@@ -106,7 +110,7 @@ def distance(a: Tensor, b: Tensor) -> float:
     """The distance of two tensors relative to the second; NaN has to stand where NaN stands."""
     if a.isnan().ne(b.isnan()).any():
         return float("inf")
-    a, b = a.double().nan_to_num(), b.double().nan_to_num()
+    a, b = a.cpu().double().nan_to_num(), b.cpu().double().nan_to_num()
     return float((a - b).norm() / b.norm()) if b.norm() else float(a.norm())
 
 
@@ -192,12 +196,11 @@ def layouts() -> Iterator[tuple[str, Figures]]:
         return noise(w, t).T.contiguous().T
 
     yield "another order", train(normal((40, 5)), 3, transposed)
-    yield (
-        "expanded gradient",
-        train(
-            normal((40, 5)), 3, lambda w, t: torch.tensor([1.0, 2, -1, 0, t])[None].expand(40, 5)
-        ),
-    )
+
+    def expanded(w: Tensor, t: int) -> Tensor:
+        return torch.tensor([1.0, 2, -1, 0, t]).to(w)[None].expand(40, 5)
+
+    yield "expanded gradient", train(normal((40, 5)), 3, expanded)
     yield (
         "transposed experts",
         train(
@@ -255,7 +258,7 @@ def still() -> Iterator[tuple[str, Figures]]:
                 for w, x in zip(pair.weights(side), weights, strict=True):
                     w.copy_(x)
             pair.step([noise(w, 0) for w in weights])
-            moved = any(not a.equal(b) for a, b in zip(pair.weights(0), weights, strict=True))
+            moved = any(not a.equal(b.to(a)) for a, b in zip(pair.weights(0), weights, strict=True))
             yield f"{name}, {path}", {**pair.figures(), "kept": not moved}
         constant = [torch.full((4, 7), 5.0)]
         yield (
@@ -289,7 +292,6 @@ def launches() -> Iterator[tuple[str, Figures]]:
 
 
 if __name__ == "__main__":
-    assert os.environ["TRITON_INTERPRET"] == "1"
     torch.set_num_threads(1)
     found = [each for group in sys.argv[1:] for each in globals()[group]()]
     assert len(dict(found)) == len(found), "two cases have one name"
