@@ -323,8 +323,8 @@ class Nero(Optimizer):
             self._first.before(groups, self.state, position)
             counts = plan_step(indices, groups, self.state, position, self._known).run()
             self._first.after(groups, position)
-        for count, home in counts:
-            self._skipped[home] = count + self._skipped.get(home, 0)
+        for count, home in counts:  # in place, so that a CUDA graph adds to it when replayed
+            self._skipped.setdefault(home, torch.zeros_like(count)).add_(count)
 
     @torch.compiler.assume_constant_result
     def _before_compiling(self, indices: list[int], position: int | None) -> bool:

@@ -109,7 +109,10 @@ def test_a_captured_step_is_the_step(path: dict[str, Any]) -> None:
     for seed in range(3, 23):
         step_both(seed, graph.replay, 0.01 * 0.95**seed)
     assert_near(model, other, atol=0.0 if "fused" in path else 5e-6)
-    counts = [int(s["step"]) for s in optimizer.state.values()]
+    params[0].grad[0, 0] = torch.nan
+    graph.replay(), graph.replay()
+    assert optimizer.skipped_neurons() == 2
+    counts = [int(s["step"]) - 2 for s in optimizer.state.values()]
     assert counts == [23] * len(counts) == [int(s["step"]) for s in reference.state.values()]
 
 

@@ -19,10 +19,13 @@ from triton.runtime import interpreter
 
 from nero import Nero
 from nero.groups import hyper_of, layout_of
+from nero.kernels.facts import Column
+from nero.kernels.settings import Settings
 from nero.kernels.triton import plan as cuda_plan
-from nero.kernels.triton.launch import _fused_cuda_nero, fits
+from nero.kernels.triton.launch import Batch
 from nero.state import tensor_step
 from nero.step.reference import _single_tensor_nero
+from nero.step.route import cuda_routes
 from optimizer_table import CONSTRAINTS, SCHEDULES, TENSORS
 
 Figures = dict[str, float | bool | str]
@@ -53,7 +56,7 @@ class Pair:
     def __init__(self, weights: Iterable[Tensor], **options: Any) -> None:
         weights = list(weights)
         self.sides = [self._optimizer(weights, options) for _ in range(2)]
-        self.same_masks = True
+        self.same_counts = True
 
     @staticmethod
     def _optimizer(weights: list[Tensor], options: dict[str, Any]) -> Nero:
@@ -65,25 +68,16 @@ class Pair:
 
     @torch.no_grad()
     def step(self, gradients: list[Tensor], lr: Any = None) -> None:
-        masks, updates = [], (_fused_cuda_nero, _single_tensor_nero)
-        for optimizer, update in zip(self.sides, updates, strict=True):
+        skipped = []
+        for optimizer, update in zip(self.sides, (by_kernel, by_rule), strict=True):
             group = optimizer.param_groups[0]
             group["lr"] = group["lr"] if lr is None else lr
             for p, g in zip(group["params"], gradients, strict=True):
                 p.grad = g.clone(memory_format=torch.preserve_format)
-            hyper, state = hyper_of(group), optimizer.state
-            steps = [
-                tensor_step(p, p.grad, state[p], layout_of(p, group), hyper)
-                for p in group["params"]
-                if p.grad is not None
-            ]
-            torch._foreach_add_([step.state["step"] for step in steps], 1)
-            reasons = [fits(step, hyper_of(group)) for step in steps]
-            assert not any(reasons), reasons
-            masks.append(torch.cat([x.flatten() for x in update(steps, hyper_of(group))]))
+            skipped.append(update(optimizer, group))
             for p, g in zip(group["params"], gradients, strict=True):
                 assert p.grad.equal(g) or g.isnan().any(), "the gradient was modified"
-        self.same_masks &= bool(masks[0].equal(masks[1]))
+        self.same_counts &= skipped[0] == skipped[1]
 
     def figures(self) -> Figures:
         kernel, rule = self.sides
@@ -102,8 +96,32 @@ class Pair:
             "m": max(
                 distance(a["exp_avg"], b["exp_avg"]) if "exp_avg" in a else 0 for a, b in states
             ),
-            "same masks": self.same_masks,
+            "same counts": self.same_counts,
         }
+
+
+def by_kernel(optimizer: Nero, group: dict[str, Any]) -> int:
+    """Step with the kernel; returns how many neurons were skipped."""
+    hyper, params = hyper_of(group), group["params"]
+    settings = Settings.of(hyper, group["neuron_axes"])
+    tensors = {"w": params, "g": [p.grad for p in params]}
+    for name in settings.state():
+        states = [optimizer.state[p] for p in params]
+        tensors[name] = [state.get(name, state["scale"]) for state in states]
+    columns = {name: Column(column) for name, column in tensors.items()}
+    routes = cuda_routes(columns, settings, hyper.lr)
+    assert not any(found.reason for found in routes), routes
+    batch = Batch(hyper)
+    batch.add([found.shape for found in routes], columns)
+    return int(batch.run())
+
+
+def by_rule(optimizer: Nero, group: dict[str, Any]) -> int:
+    """Step with the rule, likewise."""
+    hyper, state = hyper_of(group), optimizer.state
+    steps = [tensor_step(p, p.grad, state[p], layout_of(p, group), hyper) for p in group["params"]]
+    torch._foreach_add_([step.state["step"] for step in steps], 1)
+    return sum(int((~finite).sum()) for finite in _single_tensor_nero(steps, hyper))
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -276,6 +294,7 @@ def launches() -> Iterator[tuple[str, Figures]]:
     """Many tensors of mixed sizes: how many launches they take."""
     from nero.kernels.triton import rows as cuda_rows
 
+    cuda_plan.ONE_PASS = 8192
     count, kernel = [0], cuda_rows.nero_kernel
 
     class Counting:

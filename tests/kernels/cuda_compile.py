@@ -26,7 +26,7 @@ from nero.state import Hyper
 
 KINDS = [cuda_plan.ENTRIES, *range(cuda_plan.FIRST_ROW, cuda_plan.LONG_STRIDED + 1)]
 # One that reads once and one that reads twice.
-FEW = 1 << 8 | 1 << cuda_plan.LONG_STRIDED
+ONCE, TWICE = 8, cuda_plan.LONG_STRIDED
 HYPER = Hyper(0.01, 0.999, 0.0, True, "unit", "skip", False, False)
 
 
@@ -35,47 +35,64 @@ def cases(capability: int) -> Iterator[tuple[str, dict[str, Any]]]:
     last, newer = cuda_plan.LAST_ROW, capability == 90
     for index, kind in enumerate(KINDS):
         if kind == last or index % 2 == newer:
-            yield f"kind {kind}", {"kinds": 1 << kind}
-    yield f"kind {last}, momentum", {"kinds": 1 << last, "momentum": 0.9}
+            yield f"kind {kind}", {"kind": kind}
+            if kind in cuda_plan.ROW_KINDS:
+                yield f"kind {kind}, aligned", {"kind": kind, "aligned": True}
+    yield f"kind {last}, momentum", {"kind": last, "momentum": 0.9, "aligned": True}
     yield from [*options()][newer::2]
 
 
 def options() -> Iterator[tuple[str, dict[str, Any]]]:
     # Those whose registers are the fullest.
     for kind in (cuda_plan.ENTRIES, cuda_plan.FIRST_ROW, 6, cuda_plan.LAST_ROW):
-        yield f"kind {kind}, capped", {"kinds": 1 << kind, "max_turn": 1.0}
-    yield "capped, momentum", {"max_turn": 1.0, "momentum": 0.9, "radius": "initial"}
-    yield "bfloat16", {"w": torch.bfloat16, "g": torch.bfloat16}
-    yield "float16", {"w": torch.float16, "g": torch.float16, "momentum": 0.9}
-    yield "mixed", {"g": torch.bfloat16, "radius": "initial", "nonfinite": "propagate"}
-    yield "free", {"radius": None, "center": False, "lr_tensor": True}
-    yield "mean", {"radius": None, "momentum": 0.9}
-    yield "norm", {"radius": 2.0, "center": False}
+        yield f"kind {kind}, capped", {"kind": kind, "max_turn": 1.0}
+    for kind in (ONCE, TWICE):
+        ours = {"kind": kind}
+        capped = {**ours, "max_turn": 1.0, "momentum": 0.9, "radius": "initial"}
+        yield f"kind {kind}, capped, momentum", capped
+        yield f"kind {kind}, bfloat16", {**ours, "w": torch.bfloat16, "g": torch.bfloat16}
+        half = {"w": torch.float16, "g": torch.float16, "momentum": 0.9}
+        yield f"kind {kind}, float16", {**ours, **half}
+        mixed = {"g": torch.bfloat16, "radius": "initial", "nonfinite": "propagate"}
+        yield f"kind {kind}, mixed", {**ours, **mixed}
+        yield f"kind {kind}, free", {**ours, "radius": None, "center": False, "lr_tensor": True}
+        yield f"kind {kind}, mean", {**ours, "radius": None, "momentum": 0.9}
+        yield f"kind {kind}, norm", {**ours, "radius": 2.0, "counted_there": True}
 
 
 def compiled(
     capability: int,
-    kinds: int = FEW,
+    kind: int,
     w: torch.dtype = torch.float32,
     g: torch.dtype = torch.float32,
     lr_tensor: bool = False,
+    counted_there: bool = False,
+    aligned: bool = False,
     **hyper: Any,
 ) -> dict[str, Any]:
-    constants = cuda.kernel_options(w, g, HYPER._replace(**hyper), lr_tensor, kinds)
+    constants = cuda.kernel_options(
+        *(w, g, HYPER._replace(**hyper), 1 << kind),
+        lr_tensor=lr_tensor,
+        counted_there=counted_there,
+        aligned=aligned,
+    )
     lr = "*fp32" if lr_tensor else "*i64"
-    pointers = {"table": "*i64", "geometry": "*i64", "owner": "*i32", "finite": "*i1", "lr": lr}
+    pointers = {"table": "*i64", "geometry": "*i64", "owner": "*i32", "skipped": "*i64", "lr": lr}
     source = ASTSource(
         nero_kernel,
         {**pointers, **dict.fromkeys(constants, "constexpr")},
         constexprs={(len(pointers) + i,): x for i, x in enumerate(constants.values())},
         attrs={(i,): [["tt.divisibility", 16]] for i in range(len(pointers))},
     )
-    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=cuda.LAUNCH)
+    launch = {"num_warps": cuda_plan.warps(kind), "maxnreg": cuda.REGISTERS}
+    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch)
     ptx = kernel.asm["ptx"]
     return {
+        "kind": kind,
         "target": re.search(r"\.target sm_\w+", ptx)[0],
         "cubin": len(kernel.asm["cubin"]),
         "shared bytes": kernel.metadata.shared,
+        "wide loads": len(re.findall(r"ld\.global\S*\.v4", ptx)),
         **resources(ptx),
     }
 

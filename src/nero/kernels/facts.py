@@ -65,6 +65,8 @@ class Facts(NamedTuple):
 # A tuple for each field of `Facts`, or None where all tensors of a column are as usual.
 ColumnFacts = tuple[tuple[Any, ...] | None, ...]
 
+CPU = torch.device("cpu")
+
 _DISPATCH = "__torch_dispatch__"
 
 NO_MEMORY = "does not lie in memory"
@@ -72,7 +74,7 @@ NO_MEMORY = "does not lie in memory"
 # Subclasses may hold their entries elsewhere.
 PLAIN = {Tensor, torch.nn.Parameter, torch.nn.Buffer}
 
-_dtype, _shape, _is_cpu = map(attrgetter, ("dtype", "shape", "is_cpu"))
+_dtype, _shape, _is_cpu, _is_cuda = map(attrgetter, ("dtype", "shape", "is_cpu", "is_cuda"))
 
 
 def are_plain(tensors: Sequence[Tensor]) -> bool:
@@ -90,6 +92,8 @@ class Column:
         reason: why a kernel cannot read them, in words; empty where it can.
         facts: their `Facts`: for each field a tuple, or None where all are as usual. Hashable.
         addresses: of their first entries.
+        device: the one on which all are, the CPU or a CUDA device; None where a kernel cannot read
+            them.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -97,11 +101,13 @@ class Column:
         self.facts: ColumnFacts = ()
         self.addresses: list[int] = []
         self.reason = ""
+        self.device = None
         if not are_plain(tensors):
             self.reason = f"is a {next(type(x) for x in tensors if not are_plain([x])).__name__}"
-        elif not all(map(_is_cpu, tensors)):
+        elif (device := _device_of(tensors)) is None:
             self.reason = f"is on {next(x.device for x in tensors if not x.is_cpu)}"
         else:
+            self.device = device
             try:
                 self._ask()
             except RuntimeError:  # torch's, of tensors without strides or storage
@@ -140,11 +146,20 @@ class Column:
             not self.reason
             and len(tensors) == len(self.tensors)
             and all(map(is_, tensors, self.tensors))
-            and all(map(_is_cpu, tensors))
+            and _device_of(tensors) == self.device
             and list(map(Tensor.data_ptr, tensors)) == self.addresses
             and tuple(map(UntypedStorage.nbytes, self._storages)) == self.facts[-1]
             and (self.facts[1] is None or tuple(map(_shape, tensors)) == self.facts[1])
         )
+
+
+def _device_of(tensors: Sequence[Tensor]) -> torch.device | None:
+    """The device of all of them, where kernels run; None for others or several."""
+    if all(map(_is_cpu, tensors)):
+        return CPU
+    if all(map(_is_cuda, tensors)) and len(set(map(Tensor.get_device, tensors))) == 1:
+        return tensors[0].device
+    return None
 
 
 def of_each(facts: ColumnFacts) -> Iterator[Facts]:

@@ -15,6 +15,7 @@ from nero.distributed.shards import any_dtensor, is_dtensor
 from nero.distributed.update import ShardedStep
 from nero.groups import hyper_of, layout_of
 from nero.kernels.cpu.library import Missing, load
+from nero.kernels.triton.launch import has_triton
 from nero.neurons import AxisSpec
 from nero.state import Hyper, in_working_dtype, tensor_step
 from nero.step.exchanged import is_exchanged
@@ -61,8 +62,8 @@ def compiled_step(
 
 
 @torch.compiler.assume_constant_result
-def _has_kernel() -> bool:
-    return not isinstance(load(), Missing)
+def _has_kernel(kind: str) -> bool:
+    return has_triton() if kind == "cuda" else not isinstance(load(), Missing)
 
 
 def _compiled_part(part: LocalGroup) -> list[Tensor]:
@@ -76,7 +77,7 @@ def _compiled_part(part: LocalGroup) -> list[Tensor]:
 
 def _compiled_rule(part: LocalGroup) -> list[Tensor]:
     group, hyper = part.group, hyper_of(part.group)
-    kinds = ["cpu"] * (wants_kernel(group) and _has_kernel()) + ["cuda"] * bool(group["fused"])
+    kinds = [kind for kind in ("cpu", "cuda") if wants_kernel(group) and _has_kernel(kind)]
     counts: list[Tensor] = []
     for kind in kinds:
         if ours := [(p, g) for p, g in part.pairs if p.device.type == kind]:
@@ -182,7 +183,7 @@ def fused_step_(
         "radius": {FREE: None, INITIAL: "initial"}.get(radius_kind, radius),
         "nonfinite": nonfinite,
         "maximize": maximize,
-        "capturable": False,
+        "capturable": steps[0].device.type != "cpu",  # then they are not to be waited for
         "rounding": rounding,
         "max_turn": None if max_turn == math.inf else max_turn,
         "orthogonal": False,

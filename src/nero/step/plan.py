@@ -15,9 +15,10 @@ from nero.distributed.local import Key, LocalGroup, Pairs, gradient_of, local_gr
 from nero.distributed.shards import any_dtensor, is_dtensor, local
 from nero.distributed.update import ShardedStep, update_sharded
 from nero.groups import check_options_again, hyper_of, index_of, layout_of, parameter_name
-from nero.kernels.cpu.step import Batch, Settings, Shape
+from nero.kernels.cpu.step import Batch
 from nero.kernels.facts import Column, are_plain, shares_entries, why_unreadable
-from nero.kernels.triton.launch import _fused_cuda_nero
+from nero.kernels.settings import Settings
+from nero.kernels.triton.launch import Batch as CudaBatch
 from nero.state import (
     FOLLOWING,
     Hyper,
@@ -38,11 +39,12 @@ from nero.step.gradients import checked_gradients, is_negated, readable
 from nero.step.orthogonal import after_directions, directed, split_directed
 from nero.step.reference import _single_tensor_nero
 from nero.step.route import (
-    CPU,
-    TRITON,
+    Route,
     States,
     cpu_routes,
+    cuda_routes,
     no_kernel,
+    on_cuda,
     refuse,
     route,
     wants_kernel,
@@ -59,24 +61,26 @@ Known = dict[tuple[int, str], Column]
 
 
 class LocalStep(NamedTuple):
-    """The step of plain tensors of one group: those that go to each path."""
+    """The step of plain tensors of one group: those that go to kernels, and all others."""
 
     key: Key
     hyper: Hyper
     foreach: bool
-    batch: Batch | None
-    triton: list[TensorStep]
+    batches: list[Batch | CudaBatch]
     others: list[TensorStep]
 
     def run(self) -> list[Tensor]:
         """Update them; returns how many neurons were skipped, in 0-d tensors."""
         counts: list[Tensor] = []
-        if self.batch and (skipped := self.batch.run()):
-            counts.append(torch.tensor(skipped, device="cpu"))
-        if steps := self.triton + self.others:
-            torch._foreach_add_([step.state["step"] for step in steps], 1)
-            masks = _fused_cuda_nero(self.triton, self.hyper)
-            masks += torch_nero(self.others, self.hyper, foreach=self.foreach)
+        for batch in self.batches:
+            skipped = batch.run()
+            if isinstance(skipped, Tensor):
+                counts.append(skipped)
+            elif skipped:
+                counts.append(torch.tensor(skipped, device="cpu"))
+        if self.others:
+            torch._foreach_add_([step.state["step"] for step in self.others], 1)
+            masks = torch_nero(self.others, self.hyper, foreach=self.foreach)
             counts += [(~finite).sum() for finite in masks]
         return counts
 
@@ -185,7 +189,7 @@ def plan_step(
             batch = _whole_batch(group, pairs, states, known.setdefault((index, position), {}))
         if batch:
             key = Key(None, True, group["neuron_axes"])
-            plan.steps.append(LocalStep(key, hyper_of(group), True, batch, [], []))
+            plan.steps.append(LocalStep(key, hyper_of(group), True, [batch], []))
         elif pairs:
             plan_group(plan, index, group, pairs)
     # Autograd must know that what it may have saved for a backward pass changes.
@@ -195,18 +199,21 @@ def plan_step(
 
 def _whole_batch(
     group: Mapping[str, Any], pairs: Pairs, states: States, known: Known
-) -> Batch | None:
-    """All of a group for the CPU kernel, if it takes each tensor as it is; else None.
+) -> Batch | CudaBatch | None:
+    """All of a group for the kernel of a device, if it takes each tensor as it is; else None.
 
     A tensor whose neurons cannot hold a radius has none: its scale takes the place. What was asked
     of state is kept in `known`, by name and first parameter.
     """
-    if not pairs or not wants_kernel(group) or no_kernel():
+    if not pairs or not wants_kernel(group):
+        return None
+    there = on_cuda(pairs[0][0])
+    if no_kernel(on_cuda=there):
         return None
     hyper = hyper_of(group)
     settings = Settings.of(hyper, group["neuron_axes"])
     names = [name for name in settings.state() if name != "radius"]
-    state_of, batch = itemgetter(*names), Batch(hyper)
+    state_of, batch = itemgetter(*names), _batch(hyper, cuda=there)
     try:
         for start in range(0, len(pairs), IN_CACHE):
             some = pairs[start : start + IN_CACHE]
@@ -223,7 +230,10 @@ def _whole_batch(
                 if before is None or not before.lies_still(column):
                     before = known[start, name] = Column(column)
                 columns[name] = before
-            routes = cpu_routes(columns, settings, (None,) * len(some))
+            if there:
+                routes = cuda_routes(columns, settings, hyper.lr)
+            else:
+                routes = cpu_routes(columns, settings, (None,) * len(some))
             shapes = [found.shape for found in routes if found.shape]
             if len(shapes) < len(routes):
                 return None
@@ -231,6 +241,10 @@ def _whole_batch(
     except (KeyError, RuntimeError):  # state that is missing, or no memory: to be asked one by one
         return None
     return batch
+
+
+def _batch(hyper: Hyper, *, cuda: bool) -> Any:
+    return CudaBatch(hyper) if cuda else Batch(hyper)
 
 
 def plan_group(plan: Plan, index: int, group: dict[str, Any], pairs: Pairs) -> None:
@@ -343,8 +357,7 @@ def _plan_exchanged(layers: ExchangedLayers, sharded: list[ShardedStep]) -> list
 
 def _plan_rule(part: LocalGroup, whole: Mapping[str, Any]) -> LocalStep:
     group, hyper = part.group, hyper_of(part.group)
-    fits: list[tuple[Tensor, Tensor, Shape]] = []
-    triton: list[TensorStep] = []
+    fits: dict[torch.device, list[tuple[Tensor, Tensor, Route]]] = {}
     others: list[TensorStep] = []
     for p, g in part.pairs:
         place = part.places.get(p)
@@ -352,17 +365,19 @@ def _plan_rule(part: LocalGroup, whole: Mapping[str, Any]) -> LocalStep:
         found = route(p, g, part.states[p], group, place)
         if group["fused"] and found.reason:
             raise refuse(p, whole, found.reason)
-        if found.path == CPU and found.shape:
-            fits.append((p, g, found.shape))
+        if found.shape:
+            fits.setdefault(p.device, []).append((p, g, found))
         else:
-            (triton if found.path == TRITON else others).append(step)
-    batch = None
-    if fits:
-        tensors = {"w": [p for p, _, _ in fits], "g": [g for _, g, _ in fits]}
-        for name in Settings.of(hyper, group["neuron_axes"]).state():
+            others.append(step)
+    names = Settings.of(hyper, group["neuron_axes"]).state()
+    batches: list[Batch | CudaBatch] = []
+    for some in fits.values():
+        tensors = {"w": [p for p, _, _ in some], "g": [g for _, g, _ in some]}
+        for name in names:
             of_each = [part.states[p] for p in tensors["w"]]
             tensors[name] = [s.get(name, s["scale"]) for s in of_each]
-        batch = Batch(hyper)
+        batch = _batch(hyper, cuda=on_cuda(some[0][0]))
         columns = {name: Column(column) for name, column in tensors.items()}
-        batch.add([shape for _, _, shape in fits], columns)
-    return LocalStep(part.key, hyper, group["foreach"] is not False, batch, triton, others)
+        batch.add([found.shape for _, _, found in some], columns)
+        batches.append(batch)
+    return LocalStep(part.key, hyper, group["foreach"] is not False, batches, others)

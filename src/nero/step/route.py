@@ -1,7 +1,7 @@
 """Which path a parameter takes, and why: the compiled kernels, or PyTorch's operators.
 
-By default parameters on the CPU take the compiled kernel where it fits, and all others the foreach
-path. `foreach` and `fused` override that per group.
+By default parameters on the CPU and on CUDA devices take the compiled kernel of these where it
+fits, and all others the foreach path. `foreach` and `fused` override that per group.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 
 from nero.distributed.shards import is_dtensor, local, shards_of
-from nero.geometry import split_view
 from nero.groups import hyper_of, index_of, layout_of, parameter_name
 from nero.kernels.cpu.library import INSTRUCTION_SET, Missing, load
-from nero.kernels.cpu.step import Settings, Shape, shape_of
+from nero.kernels.cpu.step import Shape, shape_of
+from nero.kernels.facts import CPU as CPU_DEVICE
 from nero.kernels.facts import Column, ColumnFacts, Facts, of_each
+from nero.kernels.settings import Settings
 from nero.kernels.triton import launch as triton
-from nero.neurons import NeuronLayout
+from nero.kernels.triton import plan as triton_plan
 from nero.rounding import Place
-from nero.state import TensorStep, in_working_dtype
+from nero.state import in_working_dtype
 from nero.step.exchanged import is_exchanged
 from nero.step.gradients import readable
 from nero.step.orthogonal import after_directions, is_directed
@@ -46,12 +47,12 @@ class Route(NamedTuple):
     Attributes:
         path: one of the names above.
         reason: why it is not a compiled kernel; empty where it is one.
-        shape: as the CPU kernel takes it.
+        shape: as that kernel takes it.
     """
 
     path: str
     reason: str
-    shape: Shape | None = None
+    shape: Shape | triton.Placed | None = None
 
 
 def route(
@@ -79,25 +80,16 @@ def route(
         p, g = local(p), local(g)
     if group["relative"] and group["foreach"] is not False:
         return Route(FOREACH, NO_RELATIVE)
-    if group["fused"] and _on_cuda(p):
-        layout = NeuronLayout(tuple(p.shape), axes)
-        m = state.get("exp_avg") if group["momentum"] > 0 else None
-        step = TensorStep(
-            split_view(p, layout),
-            split_view(g, layout),
-            None if m is None else split_view(m, layout),
-            dict(state),
-            layout,
-            Place.of(layout.split_shape),
-        )
-        return Route(TRITON, triton.fits(step, hyper_of(group)) or "")
     if wants_kernel(group):
-        reason = no_kernel()
-        if reason:
+        there = on_cuda(p)
+        if reason := no_kernel(on_cuda=there):
             return Route(FOREACH, reason)
-        settings = Settings.of(hyper_of(group), axes)
+        hyper = hyper_of(group)
+        settings = Settings.of(hyper, axes)
         tensors = {"w": p, "g": g, **{n: state[n] for n in settings.state() if n in state}}
         columns = {name: Column([x]) for name, x in tensors.items()}
+        if there:
+            return cuda_routes(columns, settings, hyper.lr)[0]
         return cpu_routes(columns, settings, (place,))[0]
     if group["foreach"] is False:
         return Route(SINGLE, "foreach=False")
@@ -115,9 +107,9 @@ def cpu_routes(
         places: of each parameter.
     """
     for column in columns.values():
-        if column.reason:
-            reason = f"it, its gradient or its state {column.reason}"
-            return [Route(FOREACH, reason)] * len(places)
+        reason = column.reason or ("" if column.device == CPU_DEVICE else f"is on {column.device}")
+        if reason:
+            return [Route(FOREACH, f"it, its gradient or its state {reason}")] * len(places)
     return _routes(settings, places, tuple((name, x.facts) for name, x in columns.items()))
 
 
@@ -141,13 +133,46 @@ def _cpu_route(
     return Route(FOREACH, found) if isinstance(found, str) else Route(CPU, "", found)
 
 
-def _on_cuda(p: Tensor) -> bool:
+def cuda_routes(
+    columns: Mapping[str, Column], settings: Settings, lr: float | Tensor
+) -> Sequence[Route]:
+    """The paths of parameters of a group that takes the Triton kernel where it fits.
+
+    Args:
+        columns: as for `cpu_routes`.
+        settings: of the group.
+        lr: its learning rate.
+    """
+    if reason := triton.why_not_together(columns, lr):
+        return [Route(FOREACH, reason)] * len(columns["w"].tensors)
+    asked = tuple((name, column.facts) for name, column in columns.items())
+    return _cuda_routes(settings, asked, triton_plan.ONE_PASS)
+
+
+@functools.lru_cache(maxsize=2**8)
+def _cuda_routes(
+    settings: Settings, asked: tuple[tuple[str, ColumnFacts], ...], one_pass: int
+) -> Sequence[Route]:
+    names = [name for name, _ in asked]
+    rows = zip(*(of_each(facts) for _, facts in asked), strict=True)
+    return [_cuda_route(settings, tuple(zip(names, row, strict=True)), one_pass) for row in rows]
+
+
+@functools.lru_cache(maxsize=2**13)
+def _cuda_route(settings: Settings, asked: tuple[tuple[str, Facts], ...], one_pass: int) -> Route:
+    state = dict(asked)
+    found = triton.placed(settings, state.pop("w"), state.pop("g"), state, one_pass)
+    return Route(FOREACH, found) if isinstance(found, str) else Route(TRITON, "", found)
+
+
+def on_cuda(p: Tensor) -> bool:
+    """Whether a tensor is on a CUDA device."""
     return p.device.type == "cuda"
 
 
-def no_kernel() -> str:
-    """Why no tensor takes the CPU kernel; empty where some may."""
-    library = load()
+def no_kernel(*, on_cuda: bool) -> str:
+    """Why no tensor of a kind of device takes its kernel; empty where some may."""
+    library = None if on_cuda else load()
     if isinstance(library, Missing):
         return f"there is no CPU kernel: {library.reason}"
     # FakeTensorMode and its like take effect in torch's operators alone.

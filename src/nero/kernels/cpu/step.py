@@ -15,10 +15,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from nero.geometry import working_dtype
 from nero.kernels.cpu.library import GroupFields, Library, load
 from nero.kernels.facts import Column, Facts
-from nero.neurons import AxisSpec, NeuronLayout, blocks_by_axis
+from nero.kernels.settings import (
+    STATE,
+    Settings,
+    split_strides,
+    why_not_read,
+    why_not_state,
+)
+from nero.neurons import NeuronLayout
 from nero.rounding import Place, is_stochastic
 from nero.state import Hyper, constraints, state_shapes
 
@@ -27,36 +33,8 @@ MAX_DIMS = 3
 CENTER, NORMALIZE, INITIAL, STOCHASTIC = 1, 2, 4, 8
 NONFINITE = {"skip": 0, "raise": 0, "propagate": 1}  # "raise" has looked before
 
-# What the kernel is given of each tensor after shape, weights and gradient, as kernel.h has it.
-STATE = ("exp_avg", "rms", "step", "scale", "radius", "seed")
-
 # (size, strides in w, g, m and the index by which noise is made, or 0)
 Loop = tuple[int, int, int, int, int]
-
-
-class Settings(NamedTuple):
-    """What a shape depends on besides the tensors; hashable."""
-
-    center: bool
-    radius: str | float | None
-    momentum: bool
-    rounding: str
-    neuron_axes: tuple[AxisSpec, ...]
-
-    @classmethod
-    def of(cls, hyper: Hyper, neuron_axes: tuple[AxisSpec, ...]) -> Settings:
-        """The settings of a group."""
-        momentum = hyper.momentum > 0
-        return cls(hyper.center, hyper.radius, momentum, hyper.rounding, neuron_axes)
-
-    def state(self) -> tuple[str, ...]:
-        """The state that the kernel is given."""
-        left_out = {
-            *(() if self.momentum else ("exp_avg",)),
-            *(() if self.radius == "initial" else ("radius",)),
-            *(() if self.rounding == "stochastic" else ("seed",)),
-        }
-        return tuple(name for name in STATE if name not in left_out)
 
 
 class Shape(NamedTuple):
@@ -97,7 +75,7 @@ def shape_of(
     )
     for name, shape in wanted.items():
         x = state.get(name)
-        if x and (reason := _why_not_state(name, x, shape, w.dtype)):
+        if x and (reason := why_not_state(name, x, shape, w.dtype)):
             return reason
     if not stochastic:
         place = None
@@ -158,26 +136,7 @@ class Batch:
 def _why_not(w: Facts, g: Facts) -> str:
     if w.dtype not in DTYPES or g.dtype != w.dtype:
         return f"it is {w.dtype} with a gradient of {g.dtype}"
-    if g.shape != w.shape:
-        return f"its gradient is of shape {tuple(g.shape)}"
-    if w.negative or g.negative:
-        return "it or its gradient is negated by a mark, not in memory"
-    if not (w.lies_in_storage and g.lies_in_storage):
-        return "its storage or its gradient's was freed or resized"
-    if any(size > 1 and stride == 0 for size, stride in zip(w.shape, w.strides, strict=True)):
-        return "its entries share memory"
-    return ""
-
-
-def _why_not_state(name: str, x: Facts, shape: tuple[int, ...], dtype: torch.dtype) -> str:
-    wanted = {"step": torch.float32, "seed": torch.int64}.get(name, working_dtype(dtype))
-    if x.dtype != wanted:
-        return f"its state {name!r} is {x.dtype}"
-    if x.negative or x.shape != shape or not x.lies_in_storage:
-        return f"its state {name!r} does not lie in memory in shape {tuple(shape)}"
-    if name != "exp_avg" and not x.is_contiguous:
-        return f"its state {name!r} is not contiguous"
-    return ""
+    return why_not_read(w, g)
 
 
 def _loops(
@@ -185,7 +144,7 @@ def _loops(
 ) -> tuple[list[Loop], list[Loop]] | None:
     """The loops over neurons and over a neuron's entries, merged; None if they are too many."""
     nests: tuple[list[Loop], list[Loop]] = ([], [])
-    w, g, m = (_split_strides(layout, x) for x in tensors)
+    w, g, m = (split_strides(layout, x) for x in tensors)
     i = place.strides if place else (0,) * len(w)
     for axis, size in enumerate(layout.split_shape):
         if size != 1:
@@ -195,18 +154,6 @@ def _loops(
     nests[1].sort(key=lambda loop: loop[1], reverse=True)
     merged = _merge(nests[0]), _merge(nests[1])
     return merged if max(map(len, merged)) <= MAX_DIMS else None
-
-
-def _split_strides(layout: NeuronLayout, x: Facts | None) -> tuple[int, ...]:
-    """The strides of a tensor viewed in `layout.split_shape`."""
-    if x is None:
-        return (0,) * len(layout.split_shape)
-    blocks = blocks_by_axis(layout.neuron_axes, layout.shape)
-    found: list[int] = []
-    for axis, (size, stride) in enumerate(zip(x.shape, x.strides, strict=True)):
-        count = blocks.get(axis)
-        found += [stride] if count in (None, size) else [size // count * stride, stride]
-    return tuple(found)
 
 
 def _merge(loops: list[Loop]) -> list[Loop]:

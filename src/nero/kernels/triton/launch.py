@@ -1,16 +1,14 @@
-"""The fused CUDA path: all the tensors of a group in one launch of a Triton kernel.
+"""The fused CUDA path: all tensors of a group in a few launches of a Triton kernel.
 
 A step reads the gradient and the weights once and writes the weights once; rows longer than
-`cuda_plan.ONE_PASS`, and long neurons that do not lie in rows, are read twice. Each launch takes
-all tensors of one device and one pair of dtypes (of the weights and of the gradients): it is given
-a table of their addresses, which is new at every step, and tables of where their neurons lie and
-of which program updates which, which stay on the device for as long as the shapes stay the same.
-No table holds on to a tensor. Nothing waits for the device: step counts and a learning rate that
-are on it are read there.
+`plan.ONE_PASS`, and long neurons that do not lie in rows, are read twice. A launch takes all
+tensors of a pair of dtypes (of the weights and of the gradients) whose tiles want one number of
+warps. The kernel is given a table of addresses, which is new at every step, and tables of where
+neurons lie and of which program updates which, which stay on the device for as long as the shapes
+stay the same. No table holds on to a tensor. Nothing waits for the device: step counts and a
+learning rate that are on it are read there.
 
-The numbers are those of `nero.rule` up to the order of sums. The kernel has been run in Triton's
-interpreter on CPU and compiled for compute capability 8.0 and 9.0; it has neither run nor been
-timed on a GPU.
+The numbers are those of `nero.rule` up to the order of sums.
 
 Importing this module does not import Triton.
 """
@@ -22,30 +20,71 @@ import importlib.util
 import math
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from nero.kernels.triton import plan as cuda_plan
+from nero.kernels.facts import CPU, Column, Facts
+from nero.kernels.settings import Settings, split_strides, why_not_read, why_not_state
+from nero.kernels.triton import plan
 from nero.kernels.triton.plan import Geometry
+from nero.neurons import NeuronLayout
 from nero.rounding import is_stochastic
-from nero.state import Hyper, TensorStep, constraints
+from nero.rule import one_minus_power
+from nero.state import Hyper, constraints, state_shapes
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Two programs of 256 threads then share a multiprocessor, and next to nothing is spilled.
-LAUNCH = {"num_warps": 8, "maxnreg": 128}
+# Registers for a thread: with its 32 entries of w and of g in them, 16 warps share a
+# multiprocessor, and next to nothing is spilled.
+REGISTERS = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A tensor as the kernel takes it; compared by identity, and so to be kept by its maker."""
+
+    geometry: Geometry
+    w: torch.dtype
+    g: torch.dtype
+
+
+class Launch(NamedTuple):
+    """Tensors that one launch takes.
+
+    Attributes:
+        w: the dtype of their weights.
+        g: that of their gradients.
+        warps: how many warps a program has.
+        aligned: whether their rows may be read 16 bytes at a time.
+        kinds: bit k says that there are tiles of kind k.
+        owner: int32 on the device, the tensor of each program.
+        pick: takes those of a column that are theirs.
+    """
+
+    w: torch.dtype
+    g: torch.dtype
+    warps: int
+    aligned: bool
+    kinds: int
+    owner: Tensor
+    pick: itemgetter[Any]
 
 
 class Tables(NamedTuple):
-    """What one launch needs that depends on shapes alone, on the device."""
+    """What a step needs that depends on shapes alone.
 
-    geometry: Tensor  # int64, (tensors, GEOMETRY)
-    owner: Tensor  # int32, the tensor of each program
-    neurons: int
-    kinds: int  # bit k: there are tiles of kind k
+    Attributes:
+        geometry: int64 on the device, (tensors, GEOMETRY).
+        launches: the launches.
+    """
+
+    geometry: Tensor
+    launches: tuple[Launch, ...]
 
 
 # What the copies to the device read and wrote while a CUDA graph was captured: it is replayed from
@@ -53,77 +92,188 @@ class Tables(NamedTuple):
 _captured: list[tuple[Tensor, Tensor]] = []
 
 
-def fits(step: TensorStep, hyper: Hyper) -> str | None:
-    """Why a tensor cannot take this path, in words; None where it can.
+def placed(
+    settings: Settings, w: Facts, g: Facts, state: Mapping[str, Facts], one_pass: int
+) -> Placed | str:
+    """A tensor as the kernel takes it, or why it cannot take it.
 
-    Costs a few microseconds and reads nothing from the device. It depends on dtypes, devices and
-    strides (those of the gradient included), not on values.
+    Args:
+        settings: of its group.
+        w: the facts of the tensor.
+        g: of its gradient.
+        state: of its state, by name; what is missing is taken to fit.
+        one_pass: the longest row to be kept in registers.
     """
-    device = step.w.device
-    if not _has_triton():
-        return "Triton is not installed"
-    if device.type != "cuda" and not _interpreted():
-        return f"it is on {device}, not on a CUDA device"
-    for name, x, dtypes in _operands(step):
-        if type(x) not in (Tensor, torch.nn.Parameter):
-            return f"{name} is a {type(x).__name__}, not a plain tensor"
-        if x.dtype not in dtypes:
+    for name, x in (("it", w), ("its gradient", g)):
+        if x.dtype not in DTYPES:
             return f"{name} is {x.dtype}"
-        if x.device != device and not (name == "its step count" and x.device.type == "cpu"):
-            return f"{name} is on {x.device}, not on {device}"
-    if is_stochastic(hyper.rounding, step.w.dtype):
+    if is_stochastic(settings.rounding, w.dtype):
         return 'the Triton kernel does not round as rounding="stochastic" asks'
-    if isinstance(hyper.lr, Tensor) and hyper.lr.device not in (device, torch.device("cpu")):
-        return f"the learning rate is on {hyper.lr.device}, not on {device}"
-    if not all(x.is_contiguous() for name, x in step.state.items() if name in ("rms", "radius")):
-        return "its state is not contiguous"
-    if _geometry(step, hyper) is None:
+    if reason := why_not_read(w, g):
+        return reason
+    layout = NeuronLayout(tuple(w.shape), settings.neuron_axes)
+    options = settings._asdict()
+    del options["neuron_axes"]
+    for name, shape in state_shapes(layout, w.dtype, **options).items():
+        x = state.get(name)
+        if x and (reason := why_not_state(name, x, shape, w.dtype)):
+            return reason
+    average = state.get("exp_avg", w) if settings.momentum else None
+    strides = tuple(split_strides(layout, x) for x in (w, g, average) if x is not None)
+    found = plan.geometry(
+        layout.split_shape,
+        layout.fan_in_axes,
+        strides,
+        any(constraints(layout, settings.center, settings.radius)),
+        one_pass,
+    )
+    if found is None:
         return (
-            f"its neurons take more than two strides (shape {step.layout.split_shape}, strides "
-            f"{step.w.stride()} and of the gradient {step.g.stride()})"
+            f"its neurons take more than two strides (shape {layout.split_shape}, strides "
+            f"{strides[0]} and of the gradient {strides[1]})"
         )
-    return None
+    return Placed(found, w.dtype, g.dtype)
 
 
-def _fused_cuda_nero(steps: list[TensorStep], hyper: Hyper) -> list[Tensor]:
-    """Update tensors that all fit (`fits`); arguments and result as `_single_tensor_nero`."""
-    launches: dict[Any, list[TensorStep]] = {}
-    for step in steps:
-        if step.w.numel():
-            launches.setdefault((step.w.device, step.w.dtype, step.g.dtype), []).append(step)
-    return [_launch(together, hyper) for together in launches.values()]
+def why_not_together(columns: Mapping[str, Column], lr: float | Tensor) -> str:
+    """Why the kernel takes no tensor of these columns; empty where it may.
+
+    Args:
+        columns: by name, weights ("w"), gradients ("g") and state.
+        lr: the learning rate.
+    """
+    if not has_triton():
+        return "Triton is not installed"
+    device = columns["w"].device
+    for name, column in columns.items():
+        if column.reason:
+            return f"it, its gradient or its state {column.reason}"
+        if column.device != device and not (name == "step" and column.device == CPU):
+            return f"its state or gradient {name!r} is on {column.device}, not on {device}"
+    if device == CPU and not _interpreted():
+        return "it is on cpu, not on a CUDA device"
+    if isinstance(lr, Tensor) and lr.device not in (device, CPU):
+        return f"the learning rate is on {lr.device}, not on {device}"
+    return ""
 
 
-def _launch(steps: list[TensorStep], hyper: Hyper) -> Tensor:
-    from nero.kernels.triton import rows as cuda_rows
+class Batch:
+    """Tensors of one group and one device that fit, ready to be stepped.
 
-    kernel: Any = cuda_rows.nero_kernel
-    w, device = steps[0].w, steps[0].w.device
-    geometries = [_geometry(step, hyper) for step in steps]
-    placed = tuple(shape for shape in geometries if shape is not None)
-    if len(placed) != len(steps):
-        raise ValueError("a tensor was sent to the fused CUDA path that `fits` turns away")
-    tables = _tables(placed, device)
-    finite = torch.empty(tables.neurons, dtype=torch.bool, device=device)
-    lr_tensor = isinstance(hyper.lr, Tensor) and hyper.lr.device == device
-    addresses = _addresses(steps, placed, hyper, lr_tensor)
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[(len(tables.owner),)](
-            addresses,
-            tables.geometry,
-            tables.owner,
-            finite,
-            hyper.lr if lr_tensor else addresses,
-            **kernel_options(w.dtype, steps[0].g.dtype, hyper, lr_tensor, tables.kinds),
-            **LAUNCH,
+    Args:
+        hyper: hyperparameters of the group.
+    """
+
+    def __init__(self, hyper: Hyper) -> None:
+        self._hyper = hyper
+        self._placed: list[Placed] = []
+        self._tensors: dict[str, list[Tensor]] = {}
+        self._addresses: dict[str, list[int]] = {}
+        self._device = CPU
+        self._counted_there = False
+
+    def add(self, placed: Sequence[Placed], columns: Mapping[str, Column]) -> None:
+        """Add tensors.
+
+        Args:
+            placed: one for each tensor.
+            columns: by name, the tensors ("w"), their gradients ("g") and their state; none that
+                `why_not_together` speaks against.
+        """
+        assert columns["w"].device is not None
+        self._device = columns["w"].device
+        self._counted_there = columns["step"].device != CPU or (
+            self._hyper.capturable and self._device == CPU
         )
-    for step in steps:  # autograd has to know that what it saved for a backward pass is gone
-        torch.autograd.graph.increment_version(step.w)
-    return finite
+        self._placed += placed
+        for name, column in columns.items():
+            self._tensors.setdefault(name, []).extend(column.tensors)
+            self._addresses.setdefault(name, []).extend(column.addresses)
+
+    def run(self) -> Tensor:
+        """Update them and count their steps; returns how many neurons were skipped, 0-d int64."""
+        # A tensor, as a number would be made into one for each of them.
+        one = torch.ones((), device=self._tensors["step"][0].device)
+        torch._foreach_add_(self._tensors["step"], one)
+        skipped = torch.zeros((), dtype=torch.int64, device=self._device)
+        tables = _tables(tuple(self._placed), self._device)
+        if tables.launches:
+            table = _to_device(self._table(), self._device)
+            cuda = self._device.type == "cuda"
+            with torch.cuda.device(self._device) if cuda else nullcontext():
+                for launch in tables.launches:
+                    self._launch(launch, table, tables.geometry, skipped)
+        return skipped
+
+    def _launch(self, launch: Launch, table: Tensor, geometry: Tensor, skipped: Tensor) -> None:
+        from nero.kernels.triton import rows
+
+        kernel: Any = rows.nero_kernel
+        lr = self._hyper.lr
+        lr_there = isinstance(lr, Tensor) and lr.device == self._device
+        own = [launch.pick(self._addresses[name]) for name in "wg"]
+        if "exp_avg" in self._addresses:
+            own.append(launch.pick(self._addresses["exp_avg"]))
+        aligned = launch.aligned and not any(
+            address % plan.ALIGNED_BYTES for column in own for address in column
+        )
+        options = kernel_options(
+            launch.w,
+            launch.g,
+            self._hyper,
+            launch.kinds,
+            lr_tensor=lr_there,
+            counted_there=self._counted_there,
+            aligned=aligned,
+        )
+        kernel[(len(launch.owner),)](
+            *(table, geometry, launch.owner, skipped, lr if lr_there else table),
+            **options,
+            num_warps=launch.warps,
+            maxnreg=REGISTERS,
+        )
+
+    def _table(self) -> Tensor:
+        """The table that is new at each step: numbers, and for each tensor where its things are."""
+        hyper, count = self._hyper, len(self._placed)
+        lr = hyper.lr
+        lr_there = isinstance(lr, Tensor) and lr.device == self._device
+        numbers = {
+            "lr": 0.0 if lr_there else float(lr),
+            "root_beta": hyper.beta**0.5,
+            "root_rest": (1 - hyper.beta) ** 0.5,
+            "log_beta": _log(hyper.beta),
+            "momentum": hyper.momentum,
+            "log_momentum": _log(hyper.momentum),
+            "least_rms": 0.0 if hyper.max_turn is None else 1 / hyper.max_turn,
+            "sign": -1.0 if hyper.maximize else 1.0,
+            "radius": hyper.radius if isinstance(hyper.radius, (int, float)) else 1.0,
+        }
+        columns = dict(self._addresses)
+        if not self._counted_there:
+            times = [step.item() for step in self._tensors["step"]]
+            by_time = {t: (_root_debias(hyper, t), _debias_m(hyper, t)) for t in {*times}}
+            corrections = [by_time[t] for t in times]
+            columns["root_debias"] = _bits([root for root, _ in corrections])
+            columns["debias_m"] = _bits([momentum for _, momentum in corrections])
+        width = len(plan.ADDRESSES)
+        values = array("q", bytes(8 * count * width))
+        for index, name in enumerate(plan.ADDRESSES):
+            if name in columns:
+                values[index::width] = array("q", columns[name])
+        first = array("q", _bits([numbers[name] for name in plan.NUMBERS]))
+        return torch.frombuffer(first + values, dtype=torch.int64)
 
 
 def kernel_options(
-    w: torch.dtype, g: torch.dtype, hyper: Hyper, lr_tensor: bool, kinds: int
+    w: torch.dtype,
+    g: torch.dtype,
+    hyper: Hyper,
+    kinds: int,
+    *,
+    lr_tensor: bool,
+    counted_there: bool,
+    aligned: bool,
 ) -> dict[str, Any]:
     """The kernel's compile-time arguments."""
     import triton.language as tl
@@ -138,51 +288,10 @@ def kernel_options(
         "CAP": hyper.max_turn is not None,
         "PROPAGATE": hyper.nonfinite == "propagate",
         "LR_TENSOR": lr_tensor,
+        "COUNTED_THERE": counted_there,
+        "ALIGNED": aligned,
         "KINDS": kinds,
     }
-
-
-def _addresses(
-    steps: list[TensorStep], placed: tuple[Geometry, ...], hyper: Hyper, lr_tensor: bool
-) -> Tensor:
-    """The table that is new at each step: numbers, and for each tensor where its things are."""
-    numbers = {
-        "lr": 0.0 if lr_tensor else float(hyper.lr),
-        "root_beta": hyper.beta**0.5,
-        "root_rest": (1 - hyper.beta) ** 0.5,
-        "log_beta": _log(hyper.beta),
-        "momentum": hyper.momentum,
-        "log_momentum": _log(hyper.momentum),
-        "least_rms": 0.0 if hyper.max_turn is None else 1 / hyper.max_turn,
-        "sign": -1.0 if hyper.maximize else 1.0,
-        "radius": hyper.radius if isinstance(hyper.radius, (int, float)) else 1.0,
-    }
-    on_device = [_counts_on_device(step, hyper) for step in steps]
-    times = [0.0 if on_device[i] else step.state["step"].item() for i, step in enumerate(steps)]
-    bits = array("q", array("d", [numbers[name] for name in cuda_plan.NUMBERS] + times).tobytes())
-    values = bits[: len(numbers)]
-    for i, step in enumerate(steps):
-        state = step.state
-        own_radius = placed[i].constrained and hyper.radius == "initial"
-        values.extend(
-            [
-                step.w.data_ptr(),
-                step.g.data_ptr(),
-                0 if step.m is None else step.m.data_ptr(),
-                state["rms"].data_ptr(),
-                state["radius"].data_ptr() if own_radius else 0,
-                state["scale"].data_ptr(),
-                state["step"].data_ptr() if on_device[i] else 0,
-                bits[len(numbers) + i],
-            ]
-        )
-    return _to_device(torch.frombuffer(values, dtype=torch.int64), steps[0].w.device)
-
-
-def _counts_on_device(step: TensorStep, hyper: Hyper) -> bool:
-    """Whether the step count is the kernel's to read; a count on the CPU is read here."""
-    device = step.state["step"].device
-    return device.type != "cpu" or (hyper.capturable and device == step.w.device)
 
 
 def _to_device(x: Tensor, device: torch.device) -> Tensor:
@@ -197,38 +306,46 @@ def _to_device(x: Tensor, device: torch.device) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def _tables(geometries: tuple[Geometry, ...], device: torch.device) -> Tables:
-    rows, programs = cuda_plan.table(geometries)
-    owner = torch.arange(len(rows), dtype=torch.int32).repeat_interleave(torch.tensor(programs))
-    return Tables(
-        torch.tensor(rows, dtype=torch.int64).to(device),
-        owner.to(device),
-        sum(shape.neurons for shape in geometries),
-        sum(1 << kind for kind in {shape.kind for shape in geometries}),
+def _tables(tensors: tuple[Placed, ...], device: torch.device) -> Tables:
+    together: dict[tuple[Any, ...], list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        shape = tensor.geometry
+        if shape.neurons * shape.fan_in:
+            key = (tensor.w, tensor.g, plan.warps(shape.kind), shape.aligned)
+            together.setdefault(key, []).append(index)
+    rows = [[0] * len(plan.GEOMETRY)] * len(tensors)
+    launches = []
+    for (w, g, warps, aligned), indices in together.items():
+        shapes = [tensors[index].geometry for index in indices]
+        ours, programs = plan.table(tuple(shapes))
+        for index, row in zip(indices, ours, strict=True):
+            rows[index] = row
+        owner = torch.tensor(indices, dtype=torch.int32)
+        owner = owner.repeat_interleave(torch.tensor(programs)).to(device)
+        kinds = sum(1 << kind for kind in {shape.kind for shape in shapes})
+        pick = itemgetter(slice(None)) if len(indices) == len(tensors) else _picking(indices)
+        launches.append(Launch(w, g, warps, aligned, kinds, owner, pick))
+    return Tables(torch.tensor(rows, dtype=torch.int64).to(device), tuple(launches))
+
+
+def _picking(indices: list[int]) -> itemgetter[Any]:
+    """Takes the entries of these indices, always as a sequence."""
+    return (
+        itemgetter(*indices) if len(indices) > 1 else itemgetter(slice(indices[0], indices[0] + 1))
     )
 
 
-def _geometry(step: TensorStep, hyper: Hyper) -> Geometry | None:
-    layout = step.layout
-    operands = (step.w, step.g) if step.m is None else (step.w, step.g, step.m)
-    return cuda_plan.geometry(
-        layout.split_shape,
-        layout.fan_in_axes,
-        tuple(x.stride() for x in operands),
-        any(constraints(layout, hyper.center, hyper.radius)),
-        cuda_plan.ONE_PASS,
-    )
+def _root_debias(hyper: Hyper, t: float) -> float:
+    return float(one_minus_power(hyper.beta, t)) ** 0.5
 
 
-def _operands(step: TensorStep) -> Iterator[tuple[str, Tensor, tuple[torch.dtype, ...]]]:
-    """What the kernel reads and writes: name, tensor, the dtypes that it may have."""
-    yield "it", step.w, DTYPES
-    yield "its gradient", step.g, DTYPES
-    state = {"its running average": step.m, "its step count": step.state.get("step")}
-    state |= {f"its state {name!r}": step.state.get(name) for name in ("rms", "scale", "radius")}
-    for name, x in state.items():
-        if x is not None:
-            yield name, x, (torch.float32,)
+def _debias_m(hyper: Hyper, t: float) -> float:
+    return float(one_minus_power(hyper.momentum, t))
+
+
+def _bits(numbers: list[float]) -> list[int]:
+    """The bits of float64 as integers."""
+    return array("q", array("d", numbers).tobytes()).tolist()
 
 
 def _log(x: float) -> float:
@@ -236,7 +353,8 @@ def _log(x: float) -> float:
 
 
 @functools.cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
+    """Whether Triton is installed; torch brings it along on Linux only."""
     return importlib.util.find_spec("triton") is not None
 
 

@@ -16,14 +16,26 @@ from typing import NamedTuple
 
 Strides = tuple[int, ...]
 
-# Entries in a program's tile: 8 for each of its 256 threads, unless a single row is longer.
-TILE = 2048
+# What a thread holds of each of w, g and m: enough loads on their way to hide what each waits for,
+# and few enough registers that many warps share a multiprocessor. A row of up to 1,024 entries is
+# one warp's own, which then waits for no other.
+PER_THREAD = 32
+WARP = 32
+# The most rows of a program whose rows are short: each costs a thread numbers in float64.
+ROWS = 8
 # Rows up to this length stay in registers and are read once; longer ones are read twice.
 ONE_PASS = 8192
-# What the two-pass path holds of a row at a time, and how many neurons a program takes where
-# neighbours in memory are neurons, so that a warp still reads whole cache lines.
+# Where neurons are not rows: entries of a tile, what the two-pass path holds of a row at a time,
+# and how many neurons a program takes where neighbours in memory are neurons, so that a warp still
+# reads whole cache lines.
+TILE = 2048
 CHUNK = 1024
 NEIGHBOURS = 32
+WARPS = 8
+# Single entries in a program.
+ENTRIES_TILE = 256
+# Rows that start at multiples of so many entries, and bytes, are read 16 bytes at a time.
+ALIGNED_ENTRIES, ALIGNED_BYTES = 8, 16
 
 # Kinds of tile. From the first to the last `ROW` the kind is the base-2 logarithm of the columns.
 ENTRIES = 0
@@ -32,14 +44,15 @@ LONG_ROW = 14
 SHORT_STRIDED = 15
 LONG_STRIDED = 16
 SHORT_STRIDED_COLUMNS = 64
+ROW_KINDS = range(FIRST_ROW, LAST_ROW + 1)
 
 # The columns of the geometry table, and of the table of addresses, which is new at each step.
 GEOMETRY = (
-    *("kind", "first_program", "first_neuron", "neurons", "fan_in", "constrained"),
+    *("kind", "first_program", "neurons", "fan_in", "constrained"),
     *("neurons_inner", "fan_in_inner"),
     *(f"{x}_{axis}" for x in "wgm" for axis in ("outer", "inner", "fan_outer", "fan_inner")),
 )
-ADDRESSES = ("w", "g", "m", "rms", "radius", "scale", "step", "t")
+ADDRESSES = ("w", "g", "exp_avg", "rms", "radius", "scale", "step", "root_debias", "debias_m")
 # Float64 numbers in front of the addresses.
 NUMBERS = (
     *("lr", "sign", "radius", "root_beta", "root_rest", "log_beta"),
@@ -73,6 +86,12 @@ class Geometry:
     def programs(self) -> int:
         """How many programs this tensor takes."""
         return -(-self.neurons // self.tile)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether it is read 16 bytes at a time, if it starts at a multiple of those."""
+        starts = (self.fan_in, *(four[1] for four in self.strides))
+        return self.kind in ROW_KINDS and not any(x % ALIGNED_ENTRIES for x in starts)
 
 
 @functools.lru_cache(maxsize=2**14)
@@ -114,10 +133,9 @@ def table(geometries: tuple[Geometry, ...]) -> tuple[list[list[int]], list[int]]
     """The geometry table of a launch, and which of its rows owns each program."""
     programs = [shape.programs for shape in geometries]
     first_program = [0, *accumulate(programs)]
-    first_neuron = [0, *accumulate(shape.neurons for shape in geometries)]
     rows = [
         [
-            *(shape.kind, first_program[i], first_neuron[i]),
+            *(shape.kind, first_program[i]),
             *(shape.neurons, shape.fan_in, int(shape.constrained), *shape.inner),
             *(stride for four in (*shape.strides, (0,) * 4)[:3] for stride in four),
         ]
@@ -155,8 +173,20 @@ def _tile(fan_in: int, in_rows: bool, one_pass: int) -> tuple[int, int]:
             return SHORT_STRIDED, TILE // SHORT_STRIDED_COLUMNS
         return LONG_STRIDED, NEIGHBOURS
     if fan_in == 1:
-        return ENTRIES, TILE
+        return ENTRIES, ENTRIES_TILE
     if fan_in > min(one_pass, 2**LAST_ROW):
         return LONG_ROW, 1
     kind = max(FIRST_ROW, (fan_in - 1).bit_length())
-    return kind, max(1, TILE >> kind)
+    return kind, rows(kind)
+
+
+def rows(kind: int) -> int:
+    """How many rows a tile of a kind of row holds."""
+    return min(ROWS, max(1, PER_THREAD * WARP >> kind))
+
+
+def warps(kind: int) -> int:
+    """How many warps work on a tile of a kind."""
+    if kind == ENTRIES:
+        return 1
+    return max(1, 2**kind // (PER_THREAD * WARP)) if kind in ROW_KINDS else WARPS

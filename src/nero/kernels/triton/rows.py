@@ -22,18 +22,27 @@ import triton.language as tl
 
 import nero.kernels.triton.plan as plan
 from nero.geometry import NOISE_ULPS
-from nero.kernels.triton.tiles import average, nonzero, number, places, root, turn, unit_and_norm
+from nero.kernels.triton.tiles import (
+    average,
+    before,
+    count_,
+    nonzero,
+    number,
+    places,
+    root,
+    turn,
+    unit_and_norm,
+)
 
 _KIND = tl.constexpr(plan.GEOMETRY.index("kind"))
 _FIRST_PROGRAM = tl.constexpr(plan.GEOMETRY.index("first_program"))
-_FIRST_NEURON = tl.constexpr(plan.GEOMETRY.index("first_neuron"))
 _NEURONS = tl.constexpr(plan.GEOMETRY.index("neurons"))
 _FAN_IN = tl.constexpr(plan.GEOMETRY.index("fan_in"))
 _GEOMETRY = tl.constexpr(len(plan.GEOMETRY))
 
 _W = tl.constexpr(plan.ADDRESSES.index("w"))
 _G = tl.constexpr(plan.ADDRESSES.index("g"))
-_M = tl.constexpr(plan.ADDRESSES.index("m"))
+_M = tl.constexpr(plan.ADDRESSES.index("exp_avg"))
 _ADDRESSES = tl.constexpr(len(plan.ADDRESSES))
 
 _LR = tl.constexpr(plan.NUMBERS.index("lr"))
@@ -51,6 +60,10 @@ _TILE = tl.constexpr(plan.TILE)
 _CHUNK = tl.constexpr(plan.CHUNK)
 _NEIGHBOURS = tl.constexpr(plan.NEIGHBOURS)
 _STRIDED_COLUMNS = tl.constexpr(plan.SHORT_STRIDED_COLUMNS)
+_ENTRIES_TILE = tl.constexpr(plan.ENTRIES_TILE)
+_ROWS = tl.constexpr(plan.ROWS)
+_WARP_TILE = tl.constexpr(plan.PER_THREAD * plan.WARP)
+_ALIGNED_ENTRIES = tl.constexpr(plan.ALIGNED_ENTRIES)
 _NOISE = tl.constexpr(NOISE_ULPS * 2.0**-23)
 
 
@@ -59,7 +72,7 @@ def nero_kernel(
     table,  # int64: NUMBERS (the bits of float64), then ADDRESSES for each tensor
     geometry,  # int64, (tensors, GEOMETRY)
     owner,  # int32, the tensor of each program
-    finite,  # bool, one per neuron of the launch; written
+    skipped,  # int64, 0-d: how many neurons had a gradient that was not finite; added to
     lr,  # the learning rate where it is a tensor on the device; otherwise anything
     W: tl.constexpr,  # the dtype of the weights
     G: tl.constexpr,  # the dtype of the gradients
@@ -69,6 +82,8 @@ def nero_kernel(
     CAP: tl.constexpr,
     PROPAGATE: tl.constexpr,
     LR_TENSOR: tl.constexpr,
+    COUNTED_THERE: tl.constexpr,  # whether step counts are read on the device
+    ALIGNED: tl.constexpr,  # whether all rows are read 16 bytes at a time
     KINDS: tl.constexpr,  # bit k: some tensor has tiles of kind k; the others are not compiled
 ):
     """Update the tile of neurons that this program owns."""
@@ -78,7 +93,6 @@ def nero_kernel(
     entry = table + _NUMBERS + tensor * _ADDRESSES
     tile = program - tl.load(shape + _FIRST_PROGRAM)
     kind = tl.load(shape + _KIND)
-    finite += tl.load(shape + _FIRST_NEURON)
     step = number(table + _LR) if not LR_TENSOR else tl.load(lr).to(tl.float64)
     step *= number(table + _SIGN)
     PROJECT: tl.constexpr = CENTER or RADIUS is not None
@@ -86,37 +100,37 @@ def nero_kernel(
     if (_ONE << _ENTRIES) & KINDS:
         if kind == _ENTRIES:
             _one_pass(
-                table, shape, entry, tile, finite, step,
-                W, G, False, None, MOMENTUM, CAP, PROPAGATE, False,
-                _TILE, 1, 1, True,
+                table, shape, entry, tile, skipped, step,
+                W, G, False, None, MOMENTUM, CAP, PROPAGATE, False, COUNTED_THERE,
+                _ENTRIES_TILE, 1, 1, True, False,
             )
     for k in tl.static_range(_FIRST_ROW, _LAST_ROW + 1):
         if (_ONE << k) & KINDS:
             if kind == k:
                 _one_pass(
-                    table, shape, entry, tile, finite, step,
-                    W, G, CENTER, RADIUS, MOMENTUM, CAP, PROPAGATE, PROJECT,
-                    max(1, _TILE >> k), _ONE << k, 1, True,
+                    table, shape, entry, tile, skipped, step,
+                    W, G, CENTER, RADIUS, MOMENTUM, CAP, PROPAGATE, PROJECT, COUNTED_THERE,
+                    min(_ROWS, max(1, _WARP_TILE >> k)), _ONE << k, 1, True, ALIGNED,
                 )
     if (_ONE << _LONG_ROW) & KINDS:
         if kind == _LONG_ROW:
             _two_pass(
-                table, shape, entry, tile, finite, step,
-                W, G, CENTER, RADIUS, MOMENTUM, CAP, PROPAGATE, PROJECT,
+                table, shape, entry, tile, skipped, step,
+                W, G, CENTER, RADIUS, MOMENTUM, CAP, PROPAGATE, PROJECT, COUNTED_THERE,
                 1, _CHUNK, 1, True,
             )
     if (_ONE << _SHORT_STRIDED) & KINDS:
         if kind == _SHORT_STRIDED:
             _one_pass(
-                table, shape, entry, tile, finite, step,
-                W, G, CENTER, RADIUS, MOMENTUM, CAP, PROPAGATE, PROJECT,
-                _TILE // _STRIDED_COLUMNS, _STRIDED_COLUMNS, 0, False,
+                table, shape, entry, tile, skipped, step,
+                W, G, CENTER, RADIUS, MOMENTUM, CAP, PROPAGATE, PROJECT, COUNTED_THERE,
+                _TILE // _STRIDED_COLUMNS, _STRIDED_COLUMNS, 0, False, False,
             )
     if (_ONE << _LONG_STRIDED) & KINDS:
         if kind == _LONG_STRIDED:
             _two_pass(
-                table, shape, entry, tile, finite, step,
-                W, G, CENTER, RADIUS, MOMENTUM, CAP, PROPAGATE, PROJECT,
+                table, shape, entry, tile, skipped, step,
+                W, G, CENTER, RADIUS, MOMENTUM, CAP, PROPAGATE, PROJECT, COUNTED_THERE,
                 _NEIGHBOURS, _CHUNK // _NEIGHBOURS, 0, False,
             )
     # fmt: on
@@ -128,7 +142,7 @@ def _one_pass(
     shape,
     entry,
     tile,
-    finite,
+    skipped,
     step,
     W: tl.constexpr,
     G: tl.constexpr,
@@ -138,37 +152,40 @@ def _one_pass(
     CAP: tl.constexpr,
     PROPAGATE: tl.constexpr,
     PROJECT: tl.constexpr,
+    COUNTED_THERE: tl.constexpr,
     ROWS: tl.constexpr,  # neurons in the tile
     COLS: tl.constexpr,  # at least the fan-in
     FAN: tl.constexpr,  # the tile's axis that is fan-in: lanes that are neighbours lie along axis 1
     FLAT: tl.constexpr,  # the entries of a neuron are adjacent, and the neurons one stride apart
+    ALIGNED: tl.constexpr,
 ):
     """A tile of neurons that fits in registers; `w` and `g` are read once."""
     fan_in = tl.load(shape + _FAN_IN)
+    if ALIGNED:
+        fan_in = tl.multiple_of(fan_in, _ALIGNED_ENTRIES)
     rows = tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     here = rows < tl.load(shape + _NEURONS)
     cols = tl.arange(0, COLS)
     mask = tl.expand_dims(here, FAN) & tl.expand_dims(cols < fan_in, 1 - FAN)
-    w_at = places(shape, entry, rows, cols, W, _W, 0, FAN, FLAT)
-    g_at = places(shape, entry, rows, cols, G, _G, 1, FAN, FLAT)
-    LATE: tl.constexpr = COLS > 2 * _TILE  # w and g together leave too few registers to work in
-    if not LATE:
-        w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
+    w_at = places(shape, entry, rows, cols, W, _W, 0, FAN, FLAT, ALIGNED)
+    g_at = places(shape, entry, rows, cols, G, _G, 1, FAN, FLAT, ALIGNED)
     g = tl.load(g_at, mask=mask, other=0.0).to(tl.float32)
+    w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
+    rms, r, radius, projected, root_debias, debias_m = before(
+        table, shape, entry, rows, here, RADIUS, MOMENTUM, COUNTED_THERE
+    )
     unit, peak, g_norm = unit_and_norm(g, FAN)
     seen = tl.abs(g_norm) < float("inf")
-    tl.store(finite + rows, seen, mask=here)
+    count_(skipped, here, seen)
     if MOMENTUM:
-        m_at = places(shape, entry, rows, cols, tl.float32, _M, 2, FAN, FLAT)
+        m_at = places(shape, entry, rows, cols, tl.float32, _M, 2, FAN, FLAT, ALIGNED)
         m = tl.load(m_at, mask=mask, other=0.0)
         m = average(table, m, g)
         tl.store(m_at, m, mask=mask & tl.expand_dims(seen | PROPAGATE, FAN))
         unit, peak, g_norm = unit_and_norm(m, FAN)
-    turns, per_g, radius, projected = turn(
-        table, shape, entry, rows, here, seen, g_norm, step, RADIUS, MOMENTUM, CAP, PROPAGATE
+    turns, per_g = turn(
+        table, entry, rows, here, seen, g_norm, step, rms, r, root_debias, debias_m, CAP, PROPAGATE
     )
-    if LATE:
-        w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
     w -= unit * tl.expand_dims((per_g * peak).to(tl.float32), FAN)
     if PROJECT:
         w = _project(w, mask, fan_in, turns & projected, radius, CENTER, RADIUS, FAN)
@@ -204,7 +221,7 @@ def _two_pass(
     shape,
     entry,
     tile,
-    finite,
+    skipped,
     step,
     W: tl.constexpr,
     G: tl.constexpr,
@@ -214,6 +231,7 @@ def _two_pass(
     CAP: tl.constexpr,
     PROPAGATE: tl.constexpr,
     PROJECT: tl.constexpr,
+    COUNTED_THERE: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,  # how much of a row is held at a time
     FAN: tl.constexpr,
@@ -223,6 +241,9 @@ def _two_pass(
     fan_in = tl.load(shape + _FAN_IN)
     rows = tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     here = rows < tl.load(shape + _NEURONS)
+    rms, r, radius, projected, root_debias, debias_m = before(
+        table, shape, entry, rows, here, RADIUS, MOMENTUM, COUNTED_THERE
+    )
     SHAPE: tl.constexpr = (ROWS, COLS) if FAN == 1 else (COLS, ROWS)
     gg = tl.zeros(SHAPE, tl.float64)  # of the gradient as it came
     aa = tl.zeros(SHAPE, tl.float64)  # of what the neuron turns by: g, or with momentum m
@@ -233,16 +254,16 @@ def _two_pass(
     for start in range(0, fan_in, COLS):
         cols = start + tl.arange(0, COLS)
         mask = tl.expand_dims(here, FAN) & tl.expand_dims(cols < fan_in, 1 - FAN)
-        g_at = places(shape, entry, rows, cols, G, _G, 1, FAN, FLAT)
+        g_at = places(shape, entry, rows, cols, G, _G, 1, FAN, FLAT, False)
         g = tl.load(g_at, mask=mask, other=0.0).to(tl.float32)
         a = g.to(tl.float64)
         if MOMENTUM:
             gg += a * a
-            m_at = places(shape, entry, rows, cols, tl.float32, _M, 2, FAN, FLAT)
+            m_at = places(shape, entry, rows, cols, tl.float32, _M, 2, FAN, FLAT, False)
             a = average(table, tl.load(m_at, mask=mask, other=0.0), g).to(tl.float64)
         aa += a * a
         if PROJECT:
-            w_at = places(shape, entry, rows, cols, W, _W, 0, FAN, FLAT)
+            w_at = places(shape, entry, rows, cols, W, _W, 0, FAN, FLAT, False)
             w = tl.load(w_at, mask=mask, other=0.0).to(tl.float64)
             a1 += a
             w1 += w
@@ -250,9 +271,9 @@ def _two_pass(
             wa += w * a
     norm = root(tl.sum(aa, FAN))
     seen = tl.abs(root(tl.sum(gg, FAN)) if MOMENTUM else norm) < float("inf")
-    tl.store(finite + rows, seen, mask=here)
-    turns, per_g, radius, projected = turn(
-        table, shape, entry, rows, here, seen, norm, step, RADIUS, MOMENTUM, CAP, PROPAGATE
+    count_(skipped, here, seen)
+    turns, per_g = turn(
+        table, entry, rows, here, seen, norm, step, rms, r, root_debias, debias_m, CAP, PROPAGATE
     )
     mean = tl.zeros_like(per_g)
     scale = tl.zeros_like(per_g) + 1
@@ -271,12 +292,12 @@ def _two_pass(
     for start in range(0, fan_in, COLS):
         cols = start + tl.arange(0, COLS)
         mask = tl.expand_dims(here, FAN) & tl.expand_dims(cols < fan_in, 1 - FAN)
-        w_at = places(shape, entry, rows, cols, W, _W, 0, FAN, FLAT)
-        g_at = places(shape, entry, rows, cols, G, _G, 1, FAN, FLAT)
+        w_at = places(shape, entry, rows, cols, W, _W, 0, FAN, FLAT, False)
+        g_at = places(shape, entry, rows, cols, G, _G, 1, FAN, FLAT, False)
         w = tl.load(w_at, mask=mask, other=0.0).to(tl.float64)
         a = tl.load(g_at, mask=mask, other=0.0).to(tl.float32)
         if MOMENTUM:
-            m_at = places(shape, entry, rows, cols, tl.float32, _M, 2, FAN, FLAT)
+            m_at = places(shape, entry, rows, cols, tl.float32, _M, 2, FAN, FLAT, False)
             a = average(table, tl.load(m_at, mask=mask, other=0.0), a)
             tl.store(m_at, a, mask=mask & tl.expand_dims(seen | PROPAGATE, FAN))
         w = w - a.to(tl.float64) * tl.expand_dims(per_g, FAN) - tl.expand_dims(mean, FAN)

@@ -18,7 +18,8 @@ _RMS = tl.constexpr(plan.ADDRESSES.index("rms"))
 _RADII = tl.constexpr(plan.ADDRESSES.index("radius"))
 _SCALE = tl.constexpr(plan.ADDRESSES.index("scale"))
 _STEP = tl.constexpr(plan.ADDRESSES.index("step"))
-_T = tl.constexpr(plan.ADDRESSES.index("t"))
+_ROOT_DEBIAS = tl.constexpr(plan.ADDRESSES.index("root_debias"))
+_DEBIAS_M = tl.constexpr(plan.ADDRESSES.index("debias_m"))
 
 _ROOT_BETA = tl.constexpr(plan.NUMBERS.index("root_beta"))
 _ROOT_REST = tl.constexpr(plan.NUMBERS.index("root_rest"))
@@ -28,45 +29,31 @@ _LOG_MOMENTUM = tl.constexpr(plan.NUMBERS.index("log_momentum"))
 _LEAST_RMS = tl.constexpr(plan.NUMBERS.index("least_rms"))
 _RADIUS = tl.constexpr(plan.NUMBERS.index("radius"))
 
+_ALIGNED_ENTRIES = tl.constexpr(plan.ALIGNED_ENTRIES)
+_ALIGNED_BYTES = tl.constexpr(plan.ALIGNED_BYTES)
+
 
 @triton.jit  # pragma: no cover
-def turn(
+def before(
     table,
     shape,
     entry,
     rows,
     here,
-    seen,
-    g_norm,  # of g, or with momentum of m
-    step,  # the learning rate with its sign, float64
     RADIUS: tl.constexpr,
     MOMENTUM: tl.constexpr,
-    CAP: tl.constexpr,
-    PROPAGATE: tl.constexpr,
+    COUNTED_THERE: tl.constexpr,
 ):
-    """Update `rms`; return which neurons turn, by how much for each unit of g, and their radius.
+    """What `turn` needs from memory, asked for before anything waits for the weights.
 
-    The last of the four is which neurons have a radius to be projected to (or are centred alone).
+    Returns the neurons' `rms`, what their step is in units of the learning rate, their radius,
+    which of them have one to be projected to (or are centred alone), and the bias corrections.
     """
-    t = number(entry + _T)
-    address = tl.load(entry + _STEP)
-    if address != 0:
-        t = tl.load(address.to(tl.pointer_type(tl.float32))).to(tl.float64)
-    debias = 1 - tl.exp(t * number(table + _LOG_BETA))
-    debias_m = 1 - tl.exp(t * number(table + _LOG_MOMENTUM)) if MOMENTUM else debias * 0 + 1
-    g_norm = g_norm / debias_m.to(tl.float32)
     rms_at = tl.load(entry + _RMS).to(tl.pointer_type(tl.float32)) + rows
     rms = tl.load(rms_at, mask=here, other=0.0)
-    # Rounded where the rule rounds: the error of sqrt(beta) in float32 repeats at every step.
-    old = (rms * number(table + _ROOT_BETA).to(tl.float32)).to(tl.float64)
-    new = (g_norm * number(table + _ROOT_REST).to(tl.float32)).to(tl.float64)
-    rms = tl.where(seen | PROPAGATE, tl.sqrt(old * old + new * new).to(tl.float32), rms)
-    tl.store(rms_at, rms, mask=here & (seen | PROPAGATE))
-
     scale = tl.load(tl.load(entry + _SCALE).to(tl.pointer_type(tl.float32))).to(tl.float64)
-    constrained = tl.load(shape + _CONSTRAINED) != 0
-    radius = tl.zeros_like(old)
-    projected = here & constrained
+    radius = tl.zeros_like(rms).to(tl.float64)
+    projected = here & (tl.load(shape + _CONSTRAINED) != 0)
     if RADIUS == "number":
         radius += number(table + _RADIUS)
     if RADIUS == "initial":
@@ -74,15 +61,59 @@ def turn(
         radius = tl.load(radii, mask=projected, other=0.0).to(tl.float64)
         projected = projected & (radius > 0)
     r = tl.where(projected, radius, scale) if RADIUS is not None else radius + scale
+    if COUNTED_THERE:
+        step = tl.load(entry + _STEP).to(tl.pointer_type(tl.float32))
+        t = tl.load(step).to(tl.float64)
+        root_debias = tl.sqrt(1 - tl.exp(t * number(table + _LOG_BETA)))
+        debias_m = root_debias * 0 + 1
+        if MOMENTUM:
+            debias_m = 1 - tl.exp(t * number(table + _LOG_MOMENTUM))
+    else:
+        root_debias = number(entry + _ROOT_DEBIAS)
+        debias_m = number(entry + _DEBIAS_M)
+    return rms, r, radius, projected, root_debias, debias_m
 
+
+@triton.jit  # pragma: no cover
+def turn(
+    table,
+    entry,
+    rows,
+    here,
+    seen,
+    g_norm,  # of g, or with momentum of m
+    step,  # the learning rate with its sign, float64
+    rms,  # from here on as `before` returns it
+    r,
+    root_debias,
+    debias_m,
+    CAP: tl.constexpr,
+    PROPAGATE: tl.constexpr,
+):
+    """Update `rms`; return which neurons turn, and by how much for each unit of g."""
+    g_norm = g_norm / debias_m.to(tl.float32)
+    # Rounded where the rule rounds: the error of sqrt(beta) in float32 repeats at every step.
+    old = (rms * number(table + _ROOT_BETA).to(tl.float32)).to(tl.float64)
+    new = (g_norm * number(table + _ROOT_REST).to(tl.float32)).to(tl.float64)
+    rms = tl.where(seen | PROPAGATE, tl.sqrt(old * old + new * new).to(tl.float32), rms)
+    rms_at = tl.load(entry + _RMS).to(tl.pointer_type(tl.float32)) + rows
+    tl.store(rms_at, rms, mask=here & (seen | PROPAGATE))
     step *= r
     turns = here & (seen | PROPAGATE) & (g_norm != 0) & (rms != 0) & (step != 0)
     if CAP:  # in float32, which leaves registers enough
-        least = tl.sqrt(debias) * number(table + _LEAST_RMS)
+        least = root_debias * number(table + _LEAST_RMS)
         rms = tl.maximum(rms, g_norm * least.to(tl.float32))
-    rms_hat = rms.to(tl.float64) / tl.sqrt(debias)
+    rms_hat = rms.to(tl.float64) / root_debias
     per_g = tl.where(turns, step / tl.where(turns, rms_hat * debias_m, 1.0), 0.0)
-    return turns, per_g, radius, projected
+    return turns, per_g
+
+
+@triton.jit  # pragma: no cover
+def count_(skipped, here, seen):
+    """Add the neurons whose gradient was not finite to the count."""
+    missed = tl.sum(tl.where(here & (seen == 0), 1, 0).to(tl.int64), 0)
+    if missed > 0:
+        tl.atomic_add(skipped, missed)
 
 
 @triton.jit  # pragma: no cover
@@ -96,16 +127,20 @@ def places(
     WHICH: tl.constexpr,  # its place among the strides
     FAN: tl.constexpr,
     FLAT: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):
     """Pointers to the entries of a tile."""
     strides = shape + _STRIDES + 4 * WHICH
     if FLAT:
-        neuron = rows * tl.load(strides + 1)
+        stride = tl.load(strides + 1)
+        neuron = rows * (tl.multiple_of(stride, _ALIGNED_ENTRIES) if ALIGNED else stride)
     else:
         inner, length = tl.load(shape + _NEURONS_INNER), tl.load(shape + _FAN_IN_INNER)
         neuron = (rows // inner) * tl.load(strides) + (rows % inner) * tl.load(strides + 1)
         cols = (cols // length) * tl.load(strides + 2) + (cols % length) * tl.load(strides + 3)
     base = tl.load(entry + NAME).to(tl.pointer_type(DTYPE))
+    if ALIGNED:
+        base = tl.multiple_of(base, _ALIGNED_BYTES)
     return base + tl.expand_dims(neuron, FAN) + tl.expand_dims(cols, 1 - FAN)
 
 
