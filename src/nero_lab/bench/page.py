@@ -83,8 +83,9 @@ _TARGETS = (
 _TRAINING = (
     "The optimisers train models of their own in turns of four steps, of which the first is not "
     "counted; random data. Muon takes orthogonal directions for hidden layers, and so does "
-    "`nero.for_model` but in the perceptron, a long chain, where it takes the paper's rule; their "
-    "cost does not depend on the batch. The last column compares the backward pass beside each "
+    "`nero.for_model` in the convolutional network and the two transformers; in the perceptron, a "
+    "long chain, it takes the paper's rule. What directions cost does not depend on the batch, so "
+    "their share falls as the batch grows. The last column compares the backward pass beside each "
     "optimiser with the one beside SGD: above 1, threads of the step would slow it down."
 )
 

@@ -20,6 +20,8 @@ BLOCK = 4
 """steps in a row with one optimiser; the first of them, beside another's caches, is not counted"""
 GPT = (6, 384, 256, 8, 4096)
 """depth, width, context, batch, vocabulary"""
+VIT = (6, 192, 32, 4, 64)
+"""depth, width, pixels a side, of a patch, batch"""
 MLP = (100, 128, 784, 250)
 """depth, width, pixels, batch: the paper's deep perceptron, at another width"""
 
@@ -60,6 +62,17 @@ def resnet18(quick: bool) -> Training:
     return Training(label, model, torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,)))
 
 
+def vit(quick: bool) -> Training:
+    """Return a small vision transformer and random images of CIFAR's size."""
+    from nero_lab.models.vit import SmallViT
+
+    depth, width, pixels, patch, batch = (1, 32, 8, 4, 2) if quick else VIT
+    model = SmallViT(pixels, 3, patch, 10, depth, width, heads=max(1, width // 64))
+    label = f"{depth}-layer ViT, width {width}, images of {pixels} x {pixels}, batch {batch}"
+    images = torch.randn(batch, 3, pixels, pixels)
+    return Training(label, model, images, torch.randint(10, (batch,)))
+
+
 def mlp(depth: int, width: int, pixels: int, batch: int) -> Training:
     """Return a plain perceptron and random images as vectors."""
     from nero_lab.models.mlp import PlainMLP
@@ -71,6 +84,7 @@ def mlp(depth: int, width: int, pixels: int, batch: int) -> Training:
 
 MODELS: Mapping[str, Callable[[bool], Training]] = {
     "resnet18": resnet18,
+    "vit": vit,
     "gpt": gpt,
     "mlp": lambda quick: mlp(*((3, 8, 16, 4) if quick else MLP)),
 }

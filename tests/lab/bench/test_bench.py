@@ -56,14 +56,17 @@ def test_the_quick_run_measures_every_workload_in_both_dtypes(quick):
     assert measured == {(workload, dtype) for workload in QUICK for dtype in DTYPES}
     assert QUICK.keys() == FULL.keys()
     assert [(row["model"], row["optimizer"]) for row in report["training"]] == [
-        *product(("resnet18", "gpt", "mlp"), ("nero", "nero-for-model", "muon", "adamw", "sgd"))
+        *product(
+            ("resnet18", "vit", "gpt", "mlp"), ("nero", "nero-for-model", "muon", "adamw", "sgd")
+        )
     ]
 
 
-@pytest.mark.parametrize("model", ["resnet18", "gpt"])  # a long chain has none
+@pytest.mark.parametrize("model", ["resnet18", "vit", "gpt"])  # a long chain has none
 def test_the_recommended_optimiser_trains_with_orthogonal_directions(model: str) -> None:
     optimizer = Trainer(model, "nero-for-model", quick=True).optimizer
     assert any(group["orthogonal"] for group in optimizer.param_groups)
+    assert "orthogonal directions" in optimizer.path
     plain = Trainer(model, "nero", quick=True).optimizer
     assert not any(group["orthogonal"] for group in plain.param_groups)
 
