@@ -1,7 +1,7 @@
-"""Who is measured: how each is built, each at its best for the CPU."""
+"""Who is measured: how each is built, each at its best for the device."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ import nero
 from nero_lab.bench.workloads import Workload
 
 NERO, RULE, ADAMW, FLOOR = "nero", "nero-single", "adamw", "add_"
+FUSED = "nero-fused"
 # What only whole training steps have.
 RECOMMENDED = "nero-for-model"
 # These two step the matrices of hidden layers alone.
@@ -45,6 +46,32 @@ class AddFloor:
             p.add_(p.grad, alpha=-1e-4)
 
 
+class ForeachFloor(AddFloor):
+    """The same on a GPU, where a loop over tensors would measure launches."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Add a multiple of all gradients at once."""
+        weights: list[Tensor] = list(self._parameters)
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        torch._foreach_add_(weights, gradients, alpha=-1e-4)
+
+
+class CompiledNero:
+    """Nero whose step torch compiles, at the first one."""
+
+    def __init__(self, parameters: list[Parameter]) -> None:
+        torch.compiler.reset()  # what was compiled for another workload is of no more use
+        lr = torch.tensor(0.01, device=parameters[0].device)
+        optimizer = nero.Nero(parameters, lr=lr, foreach=True, capturable=True)
+        self.state = optimizer.state
+        self._step: Callable[[], Any] = torch.compile(optimizer.step, fullgraph=True)
+
+    def step(self) -> None:
+        """Take the compiled step."""
+        self._step()
+
+
 class Skipped(Exception):
     """A contestant that has no place in a measurement; the message says why."""
 
@@ -63,6 +90,14 @@ class Contestant:
     """whether its hidden matrices lie as Hugging Face stores them: only where it does"""
     compiled: bool = False
     """whether it compiles something for every shape: left out of quick runs"""
+    only: tuple[tuple[str, str], ...] = ()
+    """the workloads, with dtypes, that it takes part in; empty for all"""
+
+    def takes_part(self, work: Workload, dtype: str) -> bool:
+        """Return whether it has a row for a workload in a dtype."""
+        return (work.conv1d or not self.in_out) and (
+            not self.only or (work.key, dtype) in self.only
+        )
 
 
 def _nero_conv1d(parameters: list[Parameter], work: Workload) -> list[Any]:
@@ -140,3 +175,26 @@ _CONTESTANTS = (
 )
 
 CONTESTANTS: Mapping[str, Contestant] = {each.key: each for each in _CONTESTANTS}
+
+_ON_CUDA = (
+    Contestant(FLOOR, "add_ (the floor)", lambda p, _: [ForeachFloor(p)], full_rounds=True),
+    CONTESTANTS[NERO],
+    Contestant(
+        FUSED,
+        "Nero, fused=True (Triton)",
+        lambda p, _: [nero.Nero(p, fused=True)],
+        full_rounds=True,
+    ),
+    CONTESTANTS["nero-foreach"],
+    Contestant(
+        "nero-compiled",
+        "Nero, foreach=True, torch.compile of optimizer.step",
+        lambda p, _: [CompiledNero(p)],
+        compiled=True,
+        only=(("gpt2", "float32"), ("resnet50", "float32")),
+    ),
+    *(CONTESTANTS[key] for key in (ADAMW, "adamw-foreach", "sgd", "muon", MUON, ORTHOGONAL)),
+)
+CUDA_CONTESTANTS: Mapping[str, Contestant] = {
+    each.key: replace(each, full_rounds=each.key in (FLOOR, FUSED, ADAMW)) for each in _ON_CUDA
+}

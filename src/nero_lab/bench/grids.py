@@ -56,7 +56,69 @@ def step_grid(table: Table) -> Cells:
         f"weights; each optimiser stepped {whose}."
     ]
     notes += [f"{row.label}: {row.skipped}." for row in table.rows if row.skipped]
+    notes += [f"{row.label}: {row.note}." for row in table.rows if row.note]
+    notes += [
+        f"{row.label}: its first step, which compiles, took {row.compile_seconds:.0f} s."
+        for row in table.rows
+        if row.compile_seconds is not None
+    ]
     return Cells(f"{table.label}, {table.dtype}", headings, rows, tuple(notes))
+
+
+def cuda_step_grid(table: Table) -> Cells:
+    """Return one workload's steps on a GPU."""
+    headings = (
+        "optimiser",
+        "device, ms (quartiles)",
+        "/ AdamW fused",
+        "/ add_",
+        "alone, ms",
+        "alone / AdamW fused",
+        "Python, ms",
+        "rounds",
+        "state, bytes",
+        "extra at the peak",
+    )
+    steps = step_grid(table)
+    rows = []
+    for row, cells in zip((r for r in table.rows if not r.skipped), steps.rows, strict=True):
+        alone = number(table.ratio(row.key, ADAMW, alone=True))
+        times = (_ms(row.alone_seconds), alone, _ms(row.host_seconds))
+        rows.append((*cells[:4], *times, *cells[4:6], cells[7]))
+    return Cells(steps.title, headings, tuple(rows), steps.notes)
+
+
+def compact_grid(table: Table) -> Cells:
+    """Return one workload's steps on a GPU in few characters."""
+    headings = ("ms", "/adamw", "/add_", "alone", "/adamw", "host", "rounds", "peak")
+    rows = tuple(
+        (
+            row.key + ("*" if row.note else ""),
+            _ms(row.seconds),
+            number(table.ratio(row.key, ADAMW)),
+            number(table.ratio(row.key, FLOOR)),
+            _ms(row.alone_seconds),
+            number(table.ratio(row.key, ADAMW, alone=True)),
+            _ms(row.host_seconds),
+            str(row.rounds),
+            bytes_text(row.extra_bytes),
+        )
+        for row in table.rows
+        if not row.skipped
+    )
+    notes = [f"{row.key}: {row.skipped}"[:200] for row in table.rows if row.skipped]
+    if any(row.note for row in table.rows):
+        notes.append("* the device's time has time of Python's in it")
+    notes += [
+        f"{row.key}: compiled in {row.compile_seconds:.0f} s"
+        for row in table.rows
+        if row.compile_seconds is not None
+    ]
+    return Cells(f"{table.label}, {table.dtype}", ("", *headings), rows, tuple(notes))
+
+
+def _ms(seconds: float | None) -> str:
+    return NOTHING if seconds is None else milliseconds(seconds)
 
 
 def _step_cells(table: Table, row: Row, weights: int) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 Two meters watch the peak. PyTorch's profiler sees each allocation of PyTorch's own to the byte and
 nothing else. The peak of the process's resident memory, which Linux keeps and lets one reset, sees
-also what a compiled kernel takes from the system, in pages; psutil has no such peak.
+also what a compiled kernel takes from the system, in pages; psutil has no such peak. On a GPU there
+is the allocator's own peak, to the byte.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -58,6 +60,16 @@ def torch_peak(action: Callable[[], Any]) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+def cuda_peak(action: Callable[[], Any]) -> int:
+    """Return the most that was allocated on the GPU during the action above what was before."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    action()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 @contextlib.contextmanager

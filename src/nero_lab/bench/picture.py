@@ -1,15 +1,18 @@
 """The picture of a report: time against AdamW, and the share of a training step."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nero_lab.bench.contestants import ADAMW, CONTESTANTS, FLOOR, NERO, RECOMMENDED
+from nero_lab.bench.contestants import ADAMW, FLOOR, FUSED, NERO, RECOMMENDED
+from nero_lab.bench.devices import DEVICES
 from nero_lab.bench.results import Report, Table
 from nero_lab.bench.workloads import DTYPES
 
 # Okabe and Ito's colours; what the page is about stands out from its peers.
 COLOURS = {
     NERO: "#0072B2",
+    FUSED: "#0072B2",
     RECOMMENDED: "#56B4E9",
     ADAMW: "#E69F00",
     FLOOR: "#000000",
@@ -24,25 +27,33 @@ def save_picture(report: Report, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure: Any = Figure(figsize=(11, 10), layout="constrained")
+    device = DEVICES[report.device]
+    figure: Any = Figure(figsize=(11, 10 if device.training else 5.5), layout="constrained")
     FigureCanvasAgg(figure)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.1, 1))
+    upper = figure
+    if device.training:
+        upper, lower = figure.subfigures(2, 1, height_ratios=(1.1, 1))
+        _draw_training(lower.subplots(), report)
+    labels = {key: contestant.label for key, contestant in device.contestants.items()}
     panels = upper.subplots(1, len(DTYPES), sharey=True)
     for panel, dtype in zip(panels, DTYPES, strict=True):
-        _draw_times(panel, [table for table in report.tables if table.dtype == dtype], dtype)
+        tables = [table for table in report.tables if table.dtype == dtype]
+        what = "time of a step" if device.key == "cpu" else "device time of a step"
+        _draw_times(panel, tables, labels, f"{what} / AdamW fused, {dtype}")
     legend = {}
     for panel in panels:
-        handles, labels = panel.get_legend_handles_labels()
-        legend |= dict(zip(labels, handles, strict=True))
+        handles, names = panel.get_legend_handles_labels()
+        legend |= dict(zip(names, handles, strict=True))
     upper.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=4, frameon=False)
-    _draw_training(lower.subplots(), report)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
 
-def _draw_times(panel: Any, tables: list[Table], dtype: str) -> None:
+def _draw_times(
+    panel: Any, tables: list[Table], contestants: Mapping[str, str], title: str
+) -> None:
     """Draw each contestant's time as a multiple of AdamW's; a marker is a workload."""
-    keys = list(CONTESTANTS)[::-1]
+    keys = list(contestants)[::-1]
     for table, marker in zip(tables, MARKERS, strict=False):
         points = [(table.ratio(key, ADAMW), height) for height, key in enumerate(keys)]
         seen = [(x, y) for x, y in points if x is not None]
@@ -56,8 +67,8 @@ def _draw_times(panel: Any, tables: list[Table], dtype: str) -> None:
             label=table.label,
         )
     panel.axvline(1, color=COLOURS[ADAMW], linewidth=0.8)
-    panel.set_yticks(range(len(keys)), [CONTESTANTS[key].label for key in keys], fontsize=8)
-    panel.set_title(f"time of a step / AdamW fused, {dtype}", fontsize=10, loc="left")
+    panel.set_yticks(range(len(keys)), [contestants[key] for key in keys], fontsize=8)
+    panel.set_title(title, fontsize=10, loc="left")
     _tidy(panel)
     if tables:
         panel.set_xscale("log")

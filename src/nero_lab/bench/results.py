@@ -28,6 +28,15 @@ class Row:
     """the most that PyTorch allocated during a step"""
     resident_rise: int | None = None
     """the rise of the process's resident memory during a step"""
+    host_seconds: float | None = None
+    """on a GPU, how long Python takes for a step"""
+    alone_seconds: float | None = None
+    """on a GPU, from an idle device to an idle device"""
+    alone_turns: tuple[float | None, ...] = ()
+    compile_seconds: float | None = None
+    """the first step of one that compiles"""
+    note: str = ""
+    """what to know of the figures"""
 
     @property
     def extra_bytes(self) -> int | None:
@@ -53,16 +62,21 @@ class Table:
         """Return a contestant's row."""
         return next((row for row in self.rows if row.key == key), None)
 
-    def ratio(self, key: str, to: str) -> float | None:
+    def ratio(self, key: str, to: str, alone: bool = False) -> float | None:
         """Return one contestant's time as a multiple of another's, where both have one.
+
+        On a GPU it is the device's time, or with `alone` that of a step from idle to idle.
 
         That is the median, over the rounds in which both stepped, of the ratio in one round: a
         machine whose speed changes between rounds changes both alike.
         """
         one, other = self.row(key), self.row(to)
-        if one is None or other is None or not one.turns or not other.turns:
+        if one is None or other is None:
             return None
-        turns = zip(one.turns, other.turns, strict=True)
+        ours, theirs = (row.alone_turns if alone else row.turns for row in (one, other))
+        if not ours or not theirs:
+            return None
+        turns = zip(ours, theirs, strict=True)
         ratios = [a / b for a, b in turns if a is not None and b is not None]
         return statistics.median(ratios) if ratios else None
 
@@ -101,6 +115,13 @@ class Report:
     training: tuple[TrainingRow, ...] = ()
     targets: tuple[Mapping[str, Any], ...] = field(default=())
     """what `targets.verdicts` returns for the figures"""
+    failures: tuple[str, ...] = ()
+    """workloads that could not be measured, and why"""
+
+    @property
+    def device(self) -> str:
+        """Return where it was measured: "cpu" or "cuda"."""
+        return self.settings.get("device", "cpu")
 
     def table(self, workload: str, dtype: str) -> Table | None:
         """Return the table of a workload in a dtype."""

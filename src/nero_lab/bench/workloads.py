@@ -56,6 +56,20 @@ def resnet50(divisor: int = 1) -> Workload:
     return Workload("resnet50", label, shapes, hidden)
 
 
+def llama(width: int, middle: int, vocabulary: int, blocks: int) -> Workload:
+    """Return the tensors of a decoder in Llama's manner: gated perceptrons, no biases."""
+    shapes: list[Shape] = [(vocabulary, width)]
+    hidden = []
+    for _ in range(blocks):
+        hidden += range(len(shapes), len(shapes) + 7)
+        shapes += [(width, width)] * 4 + [(middle, width)] * 2 + [(width, middle)]
+        shapes += [(width,)] * 2  # two RMSNorms
+    shapes += [(width,), (vocabulary, width)]
+    entries = sum(map(math.prod, shapes))
+    label = f"Llama of {entries / 1e9:.2f} billion" if width == 2048 else f"Llama of width {width}"
+    return Workload("billion", label, tuple(shapes), tuple(hidden))
+
+
 def small(layers: int) -> Workload:
     """Return the weights and biases of many layers of width 64."""
     shapes = ((64, 64), (64,)) * layers
@@ -79,4 +93,16 @@ QUICK: Mapping[str, Callable[[], Workload]] = {
     "resnet50": lambda: resnet50(16),
     "small": lambda: small(20),
     "matrix": lambda: matrix(128),
+}
+CUDA_FULL: Mapping[str, Callable[[], Workload]] = {
+    "gpt2": FULL["gpt2"],
+    "billion": lambda: llama(2048, 5632, 32000, 17),
+    "resnet50": FULL["resnet50"],
+    "small": FULL["small"],
+}
+CUDA_QUICK: Mapping[str, Callable[[], Workload]] = {
+    "gpt2": QUICK["gpt2"],
+    "billion": lambda: llama(32, 88, 97, 2),
+    "resnet50": QUICK["resnet50"],
+    "small": QUICK["small"],
 }

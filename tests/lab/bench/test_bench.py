@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from nero_lab.bench.contestants import (
     RULE,
     Contestant,
 )
+from nero_lab.bench.devices import CPU
 from nero_lab.bench.grids import bytes_text
 from nero_lab.bench.measure import Runner, Settings
 from nero_lab.bench.results import Report, Row, Table, TrainingRow, backward_ratio
@@ -222,13 +224,13 @@ def test_the_strided_layout_turns_the_same_neurons():
     assert torch.equal(strided[1], dense[1])
 
 
-def test_a_contestant_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch):
+def test_a_contestant_that_fails_is_a_row():
     def fail(*_: Any) -> Any:
         raise RuntimeError("no such\nthing")
 
     broken = {"broken": Contestant("broken", "Broken", fail), NERO: CONTESTANTS[NERO]}
-    monkeypatch.setattr(measure, "CONTESTANTS", broken)
-    table = measure.measure(TINY, "float32", QUICK_SETTINGS, lambda _: None)
+    device = replace(CPU, contestants=broken)
+    table = measure.measure(TINY, "float32", QUICK_SETTINGS, lambda _: None, device)
     assert table.row("broken").skipped == "failed: RuntimeError: no such"
     assert table.row(NERO).seconds > 0
 
