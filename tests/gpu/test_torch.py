@@ -167,7 +167,7 @@ def test_a_compiled_training_step(path: dict[str, Any]) -> None:
             optimizer.zero_grad()
             compiled(*batch(seed))
     train(other, reference, range(10))
-    assert_near(model, other, atol=1e-4)
+    assert_near(model, other, atol=1e-3)  # the passes are compiled too, and round otherwise
 
 
 @every_path

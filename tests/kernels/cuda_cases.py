@@ -275,7 +275,7 @@ def still() -> Iterator[tuple[str, Figures]]:
             for side in range(2):
                 for w, x in zip(pair.weights(side), weights, strict=True):
                     w.copy_(x)
-            pair.step([noise(w, 0) for w in weights])
+            pair.step([noise(w, 0) for w in pair.weights(1)])
             moved = any(not a.equal(b.to(a)) for a, b in zip(pair.weights(0), weights, strict=True))
             yield f"{name}, {path}", {**pair.figures(), "kept": not moved}
         constant = [torch.full((4, 7), 5.0)]

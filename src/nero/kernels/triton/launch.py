@@ -20,6 +20,7 @@ import importlib.util
 import math
 import os
 from array import array
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Registers for a thread: with its 32 entries of w and of g in them, 16 warps share a
 # multiprocessor, and next to nothing is spilled.
 REGISTERS = 128
+# Steps of tensors of the same shapes that one CUDA graph may capture.
+SPARES = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +84,13 @@ class Tables(NamedTuple):
     Attributes:
         geometry: int64 on the device, (tensors, GEOMETRY).
         launches: the launches.
+        spares: pinned memory of earlier steps, for those that are captured in a CUDA graph: then
+            none can be had.
     """
 
     geometry: Tensor
     launches: tuple[Launch, ...]
+    spares: deque[Tensor]
 
 
 # What the copies to the device read and wrote while a CUDA graph was captured: it is replayed from
@@ -198,7 +204,7 @@ class Batch:
         skipped = torch.zeros((), dtype=torch.int64, device=self._device)
         tables = _tables(tuple(self._placed), self._device)
         if tables.launches:
-            table = _to_device(self._table(), self._device)
+            table = _to_device(self._table(), self._device, tables.spares)
             cuda = self._device.type == "cuda"
             with torch.cuda.device(self._device) if cuda else nullcontext():
                 for launch in tables.launches:
@@ -294,14 +300,21 @@ def kernel_options(
     }
 
 
-def _to_device(x: Tensor, device: torch.device) -> Tensor:
+def _to_device(x: Tensor, device: torch.device, spares: deque[Tensor]) -> Tensor:
     """A copy on the device; nothing waits for it."""
     if device.type != "cuda":
         return x.clone()
-    pinned = x.pin_memory()
+    if not torch.cuda.is_current_stream_capturing():
+        spares.append(x.pin_memory())
+        return spares[-1].to(device, non_blocking=True)
+    if not spares:
+        raise RuntimeError(
+            "nero: a step cannot be captured in a CUDA graph before it has run: run a few steps "
+            "first, as torch.cuda.graph asks of all that it captures"
+        )
+    pinned = spares.popleft().copy_(x)
     there = pinned.to(device, non_blocking=True)
-    if torch.cuda.is_current_stream_capturing():
-        _captured.append((pinned, there))
+    _captured.append((pinned, there))
     return there
 
 
@@ -325,7 +338,8 @@ def _tables(tensors: tuple[Placed, ...], device: torch.device) -> Tables:
         kinds = sum(1 << kind for kind in {shape.kind for shape in shapes})
         pick = itemgetter(slice(None)) if len(indices) == len(tensors) else _picking(indices)
         launches.append(Launch(w, g, warps, aligned, kinds, owner, pick))
-    return Tables(torch.tensor(rows, dtype=torch.int64).to(device), tuple(launches))
+    geometry = torch.tensor(rows, dtype=torch.int64).to(device)
+    return Tables(geometry, tuple(launches), deque(maxlen=SPARES))
 
 
 def _picking(indices: list[int]) -> itemgetter[Any]:

@@ -89,9 +89,10 @@ class Geometry:
 
     @property
     def aligned(self) -> bool:
-        """Whether it is read 16 bytes at a time, if it starts at a multiple of those."""
+        """Whether it may be read 16 bytes at a time, if it starts at a multiple of those."""
         starts = (self.fan_in, *(four[1] for four in self.strides))
-        return self.kind in ROW_KINDS and not any(x % ALIGNED_ENTRIES for x in starts)
+        rows = self.kind in ROW_KINDS and not any(x % ALIGNED_ENTRIES for x in starts)
+        return rows or self.kind == ENTRIES  # these go with either, and spare a launch
 
 
 @functools.lru_cache(maxsize=2**14)
@@ -186,7 +187,8 @@ def rows(kind: int) -> int:
 
 
 def warps(kind: int) -> int:
-    """How many warps work on a tile of a kind."""
-    if kind == ENTRIES:
-        return 1
-    return max(1, 2**kind // (PER_THREAD * WARP)) if kind in ROW_KINDS else WARPS
+    """How many warps work on a tile of a kind; few different numbers, as each is a launch."""
+    if kind not in ROW_KINDS:
+        return 1 if kind == ENTRIES else WARPS
+    needed = 2**kind // (PER_THREAD * WARP)
+    return 1 if needed <= 1 else 4 if needed <= 4 else 8
