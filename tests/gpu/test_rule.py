@@ -169,7 +169,7 @@ def test_large_layers_multiply_in_bfloat16_and_stay_orthogonal() -> None:
 
 
 @only_on_cuda
-@pytest.mark.parametrize("path", ["default", "fused", "foreach", "foreach capturable"])
+@pytest.mark.parametrize("path", ["default", "fused capturable", "foreach", "foreach capturable"])
 def test_a_step_does_not_wait_for_the_device(path: str) -> None:
     model = network()
     options = {"momentum": 0.9, "max_turn": 1.0}

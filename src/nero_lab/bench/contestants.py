@@ -14,7 +14,6 @@ import nero
 from nero_lab.bench.workloads import Workload
 
 NERO, RULE, ADAMW, FLOOR = "nero", "nero-single", "adamw", "add_"
-FUSED = "nero-fused"
 # What only whole training steps have.
 RECOMMENDED = "nero-for-model"
 # These two step the matrices of hidden layers alone.
@@ -179,22 +178,16 @@ CONTESTANTS: Mapping[str, Contestant] = {each.key: each for each in _CONTESTANTS
 _ON_CUDA = (
     Contestant(FLOOR, "add_ (the floor)", lambda p, _: [ForeachFloor(p)], full_rounds=True),
     CONTESTANTS[NERO],
-    Contestant(
-        FUSED,
-        "Nero, fused=True (Triton)",
-        lambda p, _: [nero.Nero(p, fused=True)],
-        full_rounds=True,
-    ),
     CONTESTANTS["nero-foreach"],
     Contestant(
         "nero-compiled",
         "Nero, foreach=True, torch.compile of optimizer.step",
         lambda p, _: [CompiledNero(p)],
         compiled=True,
-        only=(("gpt2", "float32"), ("resnet50", "float32")),
+        only=(("gpt2", "float32"),),
     ),
     *(CONTESTANTS[key] for key in (ADAMW, "adamw-foreach", "sgd", "muon", MUON, ORTHOGONAL)),
 )
 CUDA_CONTESTANTS: Mapping[str, Contestant] = {
-    each.key: replace(each, full_rounds=each.key in (FLOOR, FUSED, ADAMW)) for each in _ON_CUDA
+    each.key: replace(each, full_rounds=each.key in (FLOOR, NERO, ADAMW)) for each in _ON_CUDA
 }

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nero_lab.bench.contestants import ADAMW, FLOOR, FUSED, NERO, RECOMMENDED
+from nero_lab.bench.contestants import ADAMW, FLOOR, NERO, RECOMMENDED
 from nero_lab.bench.devices import DEVICES
 from nero_lab.bench.results import Report, Table
 from nero_lab.bench.workloads import DTYPES
@@ -12,7 +12,6 @@ from nero_lab.bench.workloads import DTYPES
 # Okabe and Ito's colours; what the page is about stands out from its peers.
 COLOURS = {
     NERO: "#0072B2",
-    FUSED: "#0072B2",
     RECOMMENDED: "#56B4E9",
     ADAMW: "#E69F00",
     FLOOR: "#000000",

@@ -71,12 +71,14 @@ def run_bench(
     for part in with_progress(todo, console):
         known = len(report.tables)
         report = part(report)
-        if report.device == "cuda":  # seen even if a later part brings the process down
+        report = replace(report, targets=verdicts(report), seconds=time.monotonic() - start)
+        # A later part may bring the process down, or be interrupted.
+        if report.device == "cuda":
             print_grids(map(compact_grid, report.tables[known:]), console, compact=True)
-    report = replace(report, targets=verdicts(report), seconds=time.monotonic() - start)
-    if json is not None:  # first of all, lest a picture that fails cost the figures
-        json.parent.mkdir(parents=True, exist_ok=True)
-        json.write_text(report.to_json(), encoding="utf-8")
+        if json is not None:  # first of all, lest a picture that fails cost the figures
+            json.parent.mkdir(parents=True, exist_ok=True)
+            json.write_text(report.to_json(), encoding="utf-8")
+        write_page(report, out)
     for failure in report.failures:
         console.print(f"not measured: {failure}", markup=False, soft_wrap=True)
     if report.device == "cuda":

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
-from nero_lab.bench.contestants import ADAMW, FLOOR, FUSED, MUON, NERO, ORTHOGONAL, RULE
+from nero_lab.bench.contestants import ADAMW, FLOOR, MUON, NERO, ORTHOGONAL, RULE
 from nero_lab.bench.results import Report, Table
 
 MEBIBYTE = 2**20
@@ -88,9 +88,9 @@ def _fused(
     workload: str, dtype: str, to: str, label: str, limit: float, alone: bool = False
 ) -> Target:
     def measure(table: Table) -> float | None:
-        return table.ratio(FUSED, to, alone)
+        return table.ratio(NERO, to, alone)
 
-    what = f"{'time alone' if alone else 'device time'}, Nero fused=True / {label}"
+    what = f"{'time alone' if alone else 'device time'}, Nero / {label}"
     return Target(workload, dtype, what, limit, False, measure)
 
 

@@ -80,7 +80,7 @@ def bench(
     try:
         report = run_bench(out, json, chosen, settings, command, Console(), where)
     except KeyboardInterrupt:
-        typer.echo("Interrupted: nothing is written.", err=True)
+        typer.echo("Interrupted: what is written is of the parts that were done.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except OSError as error:
         typer.echo(f"error: {error}", err=True)

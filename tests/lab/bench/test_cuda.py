@@ -25,7 +25,6 @@ from nero_lab.bench.contestants import (
     CONTESTANTS,
     CUDA_CONTESTANTS,
     FLOOR,
-    FUSED,
     MUON,
     NERO,
     ORTHOGONAL,
@@ -185,7 +184,7 @@ def test_a_contestant_that_waits_has_a_note(made_up):
 
     late = replace(made_up, clock=lambda: Queued(LateGpu()))  # type: ignore[arg-type]
     for device, note in ((made_up, ""), (late, "waits for the device")):
-        row = measure(TINY, "float32", QUICK_SETTINGS, lambda _: None, device).row(FUSED)
+        row = measure(TINY, "float32", QUICK_SETTINGS, lambda _: None, device).row(NERO)
         assert row is not None
         assert row.note[: len("waits for the device")] == note
 
@@ -209,11 +208,11 @@ def test_a_contestant_that_fails_in_a_round_is_a_row(made_up):
 
 def test_who_takes_part_on_cuda():
     assert list(CUDA_CONTESTANTS) == [
-        *(FLOOR, NERO, FUSED, "nero-foreach", "nero-compiled", ADAMW, "adamw-foreach", "sgd"),
+        *(FLOOR, NERO, "nero-foreach", "nero-compiled", ADAMW, "adamw-foreach", "sgd"),
         *("muon", MUON, ORTHOGONAL),
     ]
     full = {key for key, each in CUDA_CONTESTANTS.items() if each.full_rounds}
-    assert full == {FLOOR, FUSED, ADAMW}
+    assert full == {FLOOR, NERO, ADAMW}
     compiled = CUDA_CONTESTANTS["nero-compiled"]
     takes_part = [
         (key, dtype)
@@ -221,7 +220,7 @@ def test_who_takes_part_on_cuda():
         for dtype in DTYPES
         if compiled.takes_part(build(), dtype)
     ]
-    assert takes_part == [("gpt2", "float32"), ("resnet50", "float32")]
+    assert takes_part == [("gpt2", "float32")]
     assert CONTESTANTS[NERO].full_rounds  # the CPU's stay as they are
 
 
@@ -315,7 +314,7 @@ def report_of(*tables: Table, **more: Any) -> Report:
 SMALL = Table(
     *("small", "small tensors", "float32", 1, 1, True),
     (
-        row(FUSED, 2e-3, 3e-3, note="waits"),
+        row(NERO, 2e-3, 3e-3, note="waits"),
         row(ADAMW, 1e-3, 4e-3),
         row(FLOOR, 5e-4, 5e-4, compile_seconds=83.4),
     ),
@@ -323,8 +322,8 @@ SMALL = Table(
 
 
 def test_small_tensors_are_judged_by_a_step_alone():
-    assert SMALL.ratio(FUSED, ADAMW) == 2.0
-    assert SMALL.ratio(FUSED, ADAMW, alone=True) == 0.75
+    assert SMALL.ratio(NERO, ADAMW) == 2.0
+    assert SMALL.ratio(NERO, ADAMW, alone=True) == 0.75
     (found,) = verdicts(report_of(SMALL))
     assert (found["value"], found["verdict"]) == (0.75, "holds")
 
@@ -337,8 +336,8 @@ def test_the_page_of_a_gpu():
     )
     assert "| CUDA | runtime 13.0, driver 580.1 |" in page
     assert "torch 2.11, triton 3.6" in page
-    assert f"| {FUSED} | 2 (2-2) | 2 | 4 | 3 | 0.75 | 3 | 1 | 1 | – |" in page
-    assert f"{FUSED}: waits." in page
+    assert f"| {NERO} | 2 (2-2) | 2 | 4 | 3 | 0.75 | 3 | 1 | 1 | – |" in page
+    assert f"{NERO}: waits." in page
     assert f"{FLOOR}: its first step, which compiles, took 83 s." in page
     assert "**Not measured:** GPT-2, float32: failed: no memory." in page
     assert "L2 cache" in page
@@ -393,7 +392,7 @@ def test_a_whole_run(made_up, tmp_path: Path):
                 assert found["seconds"] > 0
                 assert found["alone_seconds"] >= found["host_seconds"] > 0
                 assert found["resident_rise"] is None
-    assert skipped == {"nero-compiled": ["gpt2", "resnet50"]}
+    assert skipped == {"nero-compiled": ["gpt2"]}
     assert {each["verdict"] for each in report["targets"]} <= {"holds", "does not hold"}
     assert len(report["targets"]) == len(list(targets("cuda")))
     assert len(result.output) < 11_000  # what a caller at a distance is shown
@@ -432,7 +431,7 @@ def test_the_gpu_is_named(monkeypatch: pytest.MonkeyPatch):
 
 def test_few_characters_say_whose_time_is_not_the_devices_alone():
     grid = compact_grid(SMALL)
-    assert grid.rows[0][0] == f"{FUSED}*"
+    assert grid.rows[0][0] == f"{NERO}*"
     assert grid.rows[1][0] == ADAMW
     waits, compiled = grid.notes
     assert waits == "* the device's time has time of Python's in it"

@@ -15,6 +15,7 @@ Importing this module does not import Triton.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib.util
 import math
@@ -198,13 +199,15 @@ class Batch:
 
     def run(self) -> Tensor:
         """Update them and count their steps; returns how many neurons were skipped, 0-d int64."""
-        # A tensor, as a number would be made into one for each of them.
-        one = torch.ones((), device=self._tensors["step"][0].device)
-        torch._foreach_add_(self._tensors["step"], one)
+        times: list[float] = []
+        if self._tensors["step"][0].device == CPU:
+            times = _count_up(self._addresses["step"])
+        else:
+            torch._foreach_add_(self._tensors["step"], 1)
         skipped = torch.zeros((), dtype=torch.int64, device=self._device)
         tables = _tables(tuple(self._placed), self._device)
         if tables.launches:
-            table = _to_device(self._table(), self._device, tables.spares)
+            table = _to_device(self._table(times), self._device, tables.spares)
             cuda = self._device.type == "cuda"
             with torch.cuda.device(self._device) if cuda else nullcontext():
                 for launch in tables.launches:
@@ -239,7 +242,7 @@ class Batch:
             maxnreg=REGISTERS,
         )
 
-    def _table(self) -> Tensor:
+    def _table(self, times: list[float]) -> Tensor:
         """The table that is new at each step: numbers, and for each tensor where its things are."""
         hyper, count = self._hyper, len(self._placed)
         lr = hyper.lr
@@ -257,7 +260,6 @@ class Batch:
         }
         columns = dict(self._addresses)
         if not self._counted_there:
-            times = [step.item() for step in self._tensors["step"]]
             by_time = {t: (_root_debias(hyper, t), _debias_m(hyper, t)) for t in {*times}}
             corrections = [by_time[t] for t in times]
             columns["root_debias"] = _bits([root for root, _ in corrections])
@@ -347,6 +349,17 @@ def _picking(indices: list[int]) -> itemgetter[Any]:
     return (
         itemgetter(*indices) if len(indices) > 1 else itemgetter(slice(indices[0], indices[0] + 1))
     )
+
+
+def _count_up(addresses: Sequence[int]) -> list[float]:
+    """Add 1 to step counts on the host, float32; returns them.
+
+    By their addresses: PyTorch's operators take several microseconds for each.
+    """
+    counts = list(map(ctypes.c_float.from_address, addresses))
+    for count in counts:
+        count.value += 1
+    return [count.value for count in counts]
 
 
 def _root_debias(hyper: Hyper, t: float) -> float:
