@@ -114,6 +114,25 @@ def test_state_that_does_not_fit_is_told_why() -> None:
     assert reason(rms=wide) == "its state 'rms' is not contiguous"
 
 
+@pytest.mark.parametrize(
+    ("hip", "capability", "reason"),
+    [
+        (None, (9, 0), ""),
+        (None, (8, 0), ""),
+        (None, (7, 5), "the Triton kernel wants compute capability 8.0, and cuda:0 has 7.5"),
+        ("6.4", (9, 4), "the Triton kernel is for NVIDIA GPUs"),
+    ],
+)
+def test_the_kernel_is_for_some_gpus(
+    monkeypatch: pytest.MonkeyPatch, hip: str | None, capability: tuple[int, int], reason: str
+) -> None:
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    cuda.why_not_on.cache_clear()
+    assert cuda.why_not_on(torch.device("cuda:0")) == reason
+    cuda.why_not_on.cache_clear()
+
+
 class Kernel:
     """Counts launches in place of the kernel."""
 

@@ -357,6 +357,8 @@ def _plan_exchanged(layers: ExchangedLayers, sharded: list[ShardedStep]) -> list
 
 def _plan_rule(part: LocalGroup, whole: Mapping[str, Any]) -> LocalStep:
     group, hyper = part.group, hyper_of(part.group)
+    if not part.places and (batch := _whole_batch(group, part.pairs, part.states, {})):
+        return LocalStep(part.key, hyper, True, [batch], [])
     fits: dict[torch.device, list[tuple[Tensor, Tensor, Route]]] = {}
     others: list[TensorStep] = []
     for p, g in part.pairs:

@@ -284,9 +284,7 @@ def test_targets_on_cuda():
     assert {key[:2] for key in found if "orthogonal" in key[2]} == {
         (workload, dtype) for workload in ("gpt2", "billion") for dtype in DTYPES
     }
-    assert {key[2] for key in found if key[0] == "small"} == {
-        "time alone, Nero / AdamW fused"
-    }
+    assert {key[2] for key in found if key[0] == "small"} == {"time alone, Nero / AdamW fused"}
 
 
 def row(key: str, device: float, alone: float, **more: Any) -> Row:

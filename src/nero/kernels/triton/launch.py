@@ -159,6 +159,8 @@ def why_not_together(columns: Mapping[str, Column], lr: float | Tensor) -> str:
             return f"its state or gradient {name!r} is on {column.device}, not on {device}"
     if device == CPU and not _interpreted():
         return "it is on cpu, not on a CUDA device"
+    if device and (reason := why_not_on(device)):
+        return reason
     if isinstance(lr, Tensor) and lr.device not in (device, CPU):
         return f"the learning rate is on {lr.device}, not on {device}"
     return ""
@@ -377,6 +379,18 @@ def _bits(numbers: list[float]) -> list[int]:
 
 def _log(x: float) -> float:
     return math.log(x) if x > 0 else -math.inf
+
+
+@functools.cache
+def why_not_on(device: torch.device) -> str:
+    """Why the kernel does not run on a CUDA device; empty where it does."""
+    if device == CPU:
+        return ""
+    if torch.version.hip:
+        return "the Triton kernel is for NVIDIA GPUs"
+    major, minor = torch.cuda.get_device_capability(device)
+    least = f"the Triton kernel wants compute capability 8.0, and {device} has {major}.{minor}"
+    return "" if major >= 8 else least
 
 
 @functools.cache
