@@ -111,8 +111,11 @@ def check_pytest(words: list[str], folder: Path) -> str:
     parser.add_argument("file")
     parser.add_argument("-k", default="test_")
     parser.add_argument("-s", action="store_true")
+    parser.add_argument("-n", type=int)
     arguments = parser.parse_args(words[1:])
-    tests = (ROOT / arguments.file).read_text("utf-8")
+    path = ROOT / arguments.file
+    files = path.glob("test_*.py") if path.is_dir() else [path]
+    tests = "".join(file.read_text("utf-8") for file in files)
     assert re.search(rf"^def test_\w*{arguments.k.removeprefix('test_')}", tests, re.MULTILINE)
     return ""
 

@@ -109,6 +109,7 @@ LAYERS: Mapping[str, Layer] = {
     "nero.model.registry": layer(""),
     "nero.step.reference": layer(STATE_AND_BELOW),
     "nero.step.foreach": layer(f"{STATE_AND_BELOW} nero.step.reference"),
+    "nero.kernels.triton.fits": layer(f"{STATE_AND_BELOW} nero.kernels", theirs="torch"),
     "nero.kernels.triton.launch": layer(f"{STATE_AND_BELOW} nero.kernels", theirs="torch triton"),
     "nero.kernels.triton.plan": layer(theirs=""),
     "nero.kernels.triton.rows": layer(

@@ -9,6 +9,7 @@ import torch
 
 import nero
 from kernels.triton_scripts import check_cases, run
+from nero.kernels.triton import fits
 from nero.kernels.triton import launch as cuda
 from nero.kernels.triton import plan as cuda_plan
 from nero.step import plan, route
@@ -92,7 +93,7 @@ def test_what_does_not_fit_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert subclass.reason == "it, its gradient or its state is a Subclass"
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     assert found(torch.randn(3, 4)).reason == "it is on cpu, not on a CUDA device"
-    monkeypatch.setattr(cuda, "has_triton", lambda: False)
+    monkeypatch.setattr(fits, "has_triton", lambda: False)
     assert found(torch.randn(3, 4)) == route.Route(route.FOREACH, "Triton is not installed")
 
 
@@ -128,9 +129,9 @@ def test_the_kernel_is_for_some_gpus(
 ) -> None:
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    cuda.why_not_on.cache_clear()
-    assert cuda.why_not_on(torch.device("cuda:0")) == reason
-    cuda.why_not_on.cache_clear()
+    fits.why_not_on.cache_clear()
+    assert fits.why_not_on(torch.device("cuda:0")) == reason
+    fits.why_not_on.cache_clear()
 
 
 class Kernel:
@@ -175,7 +176,7 @@ def test_fused_is_refused_where_the_kernel_does_not_fit(monkeypatch: pytest.Monk
     with pytest.raises(RuntimeError, match=r"fused=True, but parameter 0 .* is torch.float64"):
         nero.Nero([double], fused=True)
     assert nero.Nero([double]).path == "foreach (it is torch.float64): 1 parameters"
-    monkeypatch.setattr(cuda, "has_triton", lambda: False)
+    monkeypatch.setattr(fits, "has_triton", lambda: False)
     with pytest.raises(RuntimeError, match="Triton is not installed"):
         nero.Nero([torch.nn.Parameter(torch.randn(4, 5))], fused=True)
 
@@ -186,7 +187,7 @@ class Subclass(torch.Tensor):
 
 def kind(shape: tuple[int, ...], **options: Any) -> int:
     shape_there = found(torch.randn(shape), **options).shape
-    assert isinstance(shape_there, cuda.Placed)
+    assert isinstance(shape_there, fits.Placed)
     return shape_there.geometry.kind
 
 

@@ -15,7 +15,7 @@ from nero.distributed.shards import any_dtensor, is_dtensor
 from nero.distributed.update import ShardedStep
 from nero.groups import hyper_of, layout_of
 from nero.kernels.cpu.library import Missing, load
-from nero.kernels.triton.launch import has_triton
+from nero.kernels.triton.fits import has_triton
 from nero.neurons import AxisSpec
 from nero.state import Hyper, in_working_dtype, tensor_step
 from nero.step.exchanged import is_exchanged

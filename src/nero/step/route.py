@@ -22,7 +22,7 @@ from nero.kernels.cpu.step import Shape, shape_of
 from nero.kernels.facts import CPU as CPU_DEVICE
 from nero.kernels.facts import Column, ColumnFacts, Facts, of_each
 from nero.kernels.settings import Settings
-from nero.kernels.triton import launch as triton
+from nero.kernels.triton import fits as triton
 from nero.kernels.triton import plan as triton_plan
 from nero.rounding import Place
 from nero.state import in_working_dtype
