@@ -63,6 +63,7 @@ _STRIDED_COLUMNS = tl.constexpr(plan.SHORT_STRIDED_COLUMNS)
 _ENTRIES_TILE = tl.constexpr(plan.ENTRIES_TILE)
 _ROWS = tl.constexpr(plan.ROWS)
 _WARP_TILE = tl.constexpr(plan.PER_THREAD * plan.WARP)
+_WARP_ROW = tl.constexpr((plan.PER_THREAD * plan.WARP).bit_length() - 1)
 _ALIGNED_ENTRIES = tl.constexpr(plan.ALIGNED_ENTRIES)
 _NOISE = tl.constexpr(NOISE_ULPS * 2.0**-23)
 
@@ -110,7 +111,8 @@ def nero_kernel(
                 _one_pass(
                     table, shape, entry, tile, skipped, step,
                     W, G, CENTER, RADIUS, MOMENTUM, CAP, PROPAGATE, PROJECT, COUNTED_THERE,
-                    min(_ROWS, max(1, _WARP_TILE >> k)), _ONE << k, 1, True, ALIGNED,
+                    _ROWS if _WARP_TILE >> k > _ROWS else 1 if k > _WARP_ROW else _WARP_TILE >> k,
+                    _ONE << k, 1, True, ALIGNED,
                 )
     if (_ONE << _LONG_ROW) & KINDS:
         if kind == _LONG_ROW:
