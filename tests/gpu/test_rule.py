@@ -189,6 +189,26 @@ def test_a_step_does_not_wait_for_the_device(path: str) -> None:
 
 
 @only_on_cuda
+@pytest.mark.parametrize("place", [0, 130], ids=["among the first", "among the last"])
+def test_step_counts_may_be_on_the_host_and_on_the_device(place: int) -> None:
+    """As where `capturable` was set in the middle of a run, or a parameter added since."""
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.randn(3, 8, device=DEVICE)) for _ in range(132)]
+    twins = [nn.Parameter(p.detach().clone()) for p in params]
+    optimizer, reference = nero.Nero(params), nero.Nero(twins)
+    state = optimizer.state[params[place]]
+    state["step"] = state["step"].to(DEVICE)
+    for seed in range(3):
+        give_gradients(params, seed)
+        give_gradients(twins, seed)
+        optimizer.step()
+        reference.step()
+    for p, q in zip(params, twins, strict=True):
+        assert int(optimizer.state[p]["step"]) == 3
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
+
+
+@only_on_cuda
 @pytest.mark.parametrize("path", ["default", "fused", "foreach", "single"])
 def test_a_step_takes_little_memory_besides(path: str) -> None:
     params = [nn.Parameter(torch.randn(1024, 1024, device=DEVICE)) for _ in range(8)]

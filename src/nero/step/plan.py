@@ -215,8 +215,9 @@ def _whole_batch(
     names = [name for name in settings.state() if name != "radius"]
     state_of, batch = itemgetter(*names), _batch(hyper, cuda=there)
     try:
-        for start in range(0, len(pairs), IN_CACHE):
-            some = pairs[start : start + IN_CACHE]
+        size = len(pairs) if there else IN_CACHE  # a batch there has its step counts in one place
+        for start in range(0, len(pairs), size):
+            some = pairs[start : start + size]
             params = [p for p, _ in some]
             of_each = [states.get(p, {}) for p in params]
             if any("free" in state for state in of_each):
@@ -359,7 +360,7 @@ def _plan_rule(part: LocalGroup, whole: Mapping[str, Any]) -> LocalStep:
     group, hyper = part.group, hyper_of(part.group)
     if not part.places and (batch := _whole_batch(group, part.pairs, part.states, {})):
         return LocalStep(part.key, hyper, True, [batch], [])
-    fits: dict[torch.device, list[tuple[Tensor, Tensor, Route]]] = {}
+    fits: dict[Any, list[tuple[Tensor, Tensor, Route]]] = {}  # by device, and that of the count
     others: list[TensorStep] = []
     for p, g in part.pairs:
         place = part.places.get(p)
@@ -368,7 +369,7 @@ def _plan_rule(part: LocalGroup, whole: Mapping[str, Any]) -> LocalStep:
         if group["fused"] and found.reason:
             raise refuse(p, whole, found.reason)
         if found.shape:
-            fits.setdefault(p.device, []).append((p, g, found))
+            fits.setdefault((p.device, step.state["step"].device), []).append((p, g, found))
         else:
             others.append(step)
     names = Settings.of(hyper, group["neuron_axes"]).state()

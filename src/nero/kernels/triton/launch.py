@@ -104,7 +104,8 @@ class Batch:
         Args:
             placed: one for each tensor.
             columns: by name, the tensors ("w"), their gradients ("g") and their state; none that
-                `why_not_together` speaks against.
+                `why_not_together` speaks against, and as those added before on one device and
+                with step counts on one.
         """
         assert columns["w"].device is not None
         self._device = columns["w"].device
@@ -239,7 +240,7 @@ def _to_device(x: Tensor, device: torch.device, spares: deque[Tensor]) -> Tensor
     return there
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=2**9)
 def _tables(tensors: tuple[Placed, ...], device: torch.device) -> Tables:
     together: dict[tuple[Any, ...], list[int]] = {}
     for index, tensor in enumerate(tensors):
