@@ -6,7 +6,7 @@ from torch import Tensor
 
 import minimax
 from nero import NeuronLayout
-from nero.directions import COEFFICIENTS, directions, from_layers, layers, polar
+from nero.directions import COEFFICIENTS, _norm, directions, from_layers, layers, polar
 
 # How far a singular value may be from 1: the module's text says it.
 ACCURACY = {torch.float64: 0.029, torch.float32: 0.029, torch.bfloat16: 0.036}
@@ -91,6 +91,42 @@ def test_directions_are_those_of_the_decomposition(shape: tuple[int, int], cente
     assert torch.allclose(u.norm(dim=-1), torch.ones(3, shape[0]).double(), atol=1e-12)
     if center:
         assert u.mean(-1).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(16, 48), (64, 576), (320, 80)], ids=str)
+def test_wide_matrices_have_the_factors_of_others(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 too, where G alone is iterated; also of half the rank."""
+    for seed, (name, singular) in enumerate(spectra(min(shape)).items()):
+        for kept in (singular, singular[: len(singular) // 2]):
+            d = matrix(*shape, kept, seed)[0].float()[None]
+            by_gram = polar(d / d.abs().max())
+            with monkeypatch.context() as patch:
+                patch.setattr("nero.directions.WIDE", float("inf"))
+                expected = polar(d / d.abs().max())
+            off = torch.linalg.matrix_norm((by_gram - expected)[0], ord=2)
+            assert 0 < off < 0.01, name
+
+
+def test_products_that_are_rounded_keep_to_the_iteration_that_bears_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = normal(2, 16, 48).float()
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    found = polar(x.clone())
+    monkeypatch.setattr("nero.directions.WIDE", float("inf"))
+    assert torch.equal(found, polar(x))
+
+
+@pytest.mark.parametrize("shape", [(3, 700, 40), (2, 5, 40), (1, 7, 1)], ids=str)
+def test_norms_in_any_order_of_axes(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nero.directions.SQUARED", 100)
+    x = normal(*shape).float()
+    for d in (x, x.mT.contiguous().mT):
+        torch.testing.assert_close(_norm(d), x.norm(dim=-1, keepdim=True))
 
 
 def test_more_iterations_are_the_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:

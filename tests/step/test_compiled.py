@@ -63,8 +63,10 @@ def test_a_compiled_step_is_one_graph_with_the_same_numbers(options: dict[str, A
         for scheduler in schedulers:
             scheduler.step()
     assert counter.frame_count == 1
-    # Without the kernel a compiled step takes its step counts as tensors, and so in float32.
-    near = {"rtol": 0, "atol": 0 if "CPU kernel (" in optimizer.path else 1e-5}
+    # Without the kernel a compiled step takes its step counts as tensors, and so in float32; and
+    # it cannot ask whether products are exact enough to find directions from G alone.
+    same = "CPU kernel (" in optimizer.path and "orthogonal" not in options
+    near = {"rtol": 0, "atol": 0 if same else 1e-5}
     for p, q in zip(params, twins, strict=True):
         assert int(optimizer.state[p]["step"]) == 100
         torch.testing.assert_close(p, q, **near)

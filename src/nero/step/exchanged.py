@@ -147,5 +147,5 @@ def _solve_(wholes: dict[int, Tensor], stack: Sequence[tuple[int, _Layer]]) -> N
     group, dtype = stack[0][1].group, stack[0][1].p.dtype
     layouts = [layout_of(layer.p, group) for _, layer in stack]
     found = [wholes.pop(i) for i, _ in stack]
-    for (i, _), u in zip(stack, solve(found, layouts, group, dtype), strict=True):
+    for (i, _), u in zip(stack, solve(found, layouts, group, dtype, owned=True), strict=True):
         wholes[i] = u.to(dtype)

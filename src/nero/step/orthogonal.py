@@ -17,7 +17,6 @@ from nero.distributed.local import Pairs
 from nero.geometry import split_view, working_dtype
 from nero.groups import layout_of
 from nero.neurons import NeuronLayout
-from nero.rule import keep_
 from nero.state import constraints
 
 # Entries of the matrices that are multiplied together. Large ones keep a processor busy alone.
@@ -76,7 +75,7 @@ def directed(
     layouts = [layout_of(p, group) for p, _ in pairs]
     ahead = [look_ahead(g, m, group) for (_, g), m in zip(pairs, averages, strict=True)]
     found: Pairs = []
-    directions = solve(ahead, layouts, group, pairs[0][0].dtype)
+    directions = solve(ahead, layouts, group, pairs[0][0].dtype, owned=group["momentum"] > 0)
     for (p, g), m, u, layout in zip(pairs, averages, directions, layouts, strict=True):
         if m is not None:
             first = split_view(u, layout)  # entries, which say it of their neurons
@@ -110,14 +109,17 @@ def remember(m: Tensor, g: Tensor, finite: Tensor, group: Mapping[str, Any]) -> 
         finite: where it is, of shapes that broadcast.
         group: of their parameter.
     """
-    momentum = group["momentum"]
-    if group["nonfinite"] == "propagate":
-        m.lerp_(g.to(m.dtype), 1 - momentum)
-        return
-    # A fifth of the time that `torch.where` with a mask that broadcasts takes on CPU.
-    seen = keep_(g.to(m.dtype, copy=True), finite)
-    decay = torch.full((), momentum, dtype=m.dtype, device=m.device)
-    m.mul_(torch.where(finite, decay, 1)).add_(seen, alpha=1 - momentum)
+    g, weight = g.to(m.dtype), 1 - group["momentum"]
+    if group["nonfinite"] == "propagate" or _all(finite):
+        m.lerp_(g, weight)
+    else:
+        torch.where(finite, m.lerp(g, weight), m, out=m)
+
+
+def _all(mask: Tensor) -> bool:
+    """Whether a mask is known to be true everywhere: on CPU, where it costs no wait to ask."""
+    asked = mask.device.type == "cpu" and not torch.compiler.is_compiling()
+    return asked and bool(mask.all())
 
 
 def solve(
@@ -125,6 +127,8 @@ def solve(
     layouts: Sequence[NeuronLayout],
     group: Mapping[str, Any],
     dtype: torch.dtype,
+    *,
+    owned: bool,
 ) -> list[Tensor]:
     """The directions of tensors whose matrices have one shape.
 
@@ -133,6 +137,7 @@ def solve(
         layouts: of each.
         group: of their parameters.
         dtype: of their parameters.
+        owned: whether `found` may be written over.
 
     Returns:
         Directions of the same shapes.
@@ -144,7 +149,7 @@ def solve(
     ]
     found.clear()
     sizes = list(map(len, matrices))
-    d = stack(matrices)
+    d = stack(matrices, copy=not owned)
     matrices.clear()
     center, _ = constraints(layouts[0], group["center"], group["radius"])
     directions_(d, center=center, dtype=products_dtype(d))
