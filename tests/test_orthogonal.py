@@ -231,9 +231,10 @@ def test_any_strides(path: PathRow, strides: str) -> None:
 
 
 @every_path
-def test_gradients_stay_as_they_are(path: PathRow) -> None:
+@every_momentum
+def test_gradients_stay_as_they_are(path: PathRow, momentum: float) -> None:
     p = nn.Parameter(normal(5, 7).float())
-    optimizer = build([p], path, orthogonal=True, momentum=0.9)
+    optimizer = build([p], path, orthogonal=True, momentum=momentum)
     p.grad = normal(5, 7, seed=1).float()
     before = bits(p.grad)
     optimizer.step()
