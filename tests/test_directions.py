@@ -109,14 +109,24 @@ def test_wide_matrices_have_the_factors_of_others(
             assert 0 < off < 0.01, name
 
 
+@pytest.mark.parametrize("how", ["set_float32_matmul_precision", "fp32_precision of a backend"])
 def test_products_that_are_rounded_keep_to_the_iteration_that_bears_it(
-    monkeypatch: pytest.MonkeyPatch,
+    how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = normal(2, 16, 48).float()
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
-    found = polar(x.clone())
-    monkeypatch.setattr("nero.directions.WIDE", float("inf"))
-    assert torch.equal(found, polar(x))
+    backend = torch.backends.mkldnn.matmul
+    before = torch.get_float32_matmul_precision(), backend.fp32_precision
+    try:
+        if how == "set_float32_matmul_precision":
+            torch.set_float32_matmul_precision("medium")
+        else:
+            backend.fp32_precision = "bf16"
+        found = polar(x.clone())
+        monkeypatch.setattr("nero.directions.WIDE", float("inf"))
+        assert torch.equal(found, polar(x))
+    finally:
+        backend.fp32_precision = before[1]
+        torch.set_float32_matmul_precision(before[0])
 
 
 @pytest.mark.parametrize("shape", [(3, 700, 40), (2, 5, 40), (1, 7, 1)], ids=str)

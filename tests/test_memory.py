@@ -95,7 +95,9 @@ def test_a_step_holds_one_temporary_of_the_tensors_size_at_the_most(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(4, 256, 256), (2, 512, 128), (2, 128, 512)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(4, 256, 256), (2, 512, 128), (2, 128, 512), (4, 64, 128)], ids=str
+)
 def test_directions_hold_two_stacks_besides_their_own(
     shape: tuple[int, int, int], dtype: torch.dtype
 ):
