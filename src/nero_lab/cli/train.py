@@ -32,6 +32,14 @@ Threads = Annotated[
     ),
 ]
 
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="32-true, bf16-mixed, 16-mixed, bf16-true or 64-true. Default: the preset's.",
+        show_default=False,
+    ),
+]
+
 SaveEvery = Annotated[float, typer.Option(min=0, help="Seconds from one checkpoint to the next.")]
 Watch = Annotated[
     int | None,
@@ -60,9 +68,7 @@ def train(
         int, typer.Option(min=1, help="Processes that train together, one on each device.")
     ] = 1,
     accelerator: options.Accelerator = "auto",
-    precision: Annotated[
-        str, typer.Option(help="32-true, bf16-mixed, 16-mixed, bf16-true or 64-true.")
-    ] = "32-true",
+    precision: Precision = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the model.")] = False,
     threads: Threads = None,
     save_every: SaveEvery = 60.0,

@@ -148,6 +148,7 @@ def plan_run(task: Task, preset: Preset, variant: Variant, lr: float, seed: int)
         groups=_plain(groups) if groups is not None and spec.by_neuron else None,
         clip_norm=preset.clip_norm,
         eval_every=preset.eval_every,
+        precision=preset.precision,
         start=None if preset.start is None else _start(task, preset.start, seed),
         preset=preset.name,
         variant=variant.name,

@@ -103,6 +103,8 @@ class Preset:
     """epochs from one evaluation to the next; the last epoch always has one"""
     start: "Start | None" = None
     """where the initial weights come from; None: they are fresh"""
+    precision: str = "32-true"
+    """of Lightning Fabric, such as "bf16-mixed"; `nero train --precision` overrides it"""
     grid_seeds: int = 1
     """on how many of the seeds, from the first on, every learning rate is tried"""
     title: str = ""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nero_lab.experiments.schedule import Schedule
-from nero_lab.experiments.task import Preset
+from nero_lab.experiments.task import Preset, Variant
 from nero_lab.models.resnet import ResNet18
 from nero_lab.models.vgg11 import VGG11
 from nero_lab.tasks.images import ImageTask
@@ -58,6 +58,32 @@ CPU = replace(
     "milestones of the learning rate at the same shares of the run.",
 )
 
+_GPU_VARIANTS = (
+    Variant("nero-for-model", "Nero, recommended", "nero-for-model", (5e-2,)),
+    Variant("nero", "Nero", "nero", (1e-2, 3e-2, 1e-1)),
+    Variant("sgd", "SGD, momentum 0.9", "sgd", (1e-2, 3e-2, 1e-1), default_lr=1e-1),
+    Variant("adam", "Adam", "adam", (3e-4, 1e-3, 3e-3)),
+    Variant("muon", "Muon with AdamW", "muon", (1e-3, 3e-3, 1e-2)),
+)
+
+# Of the paper's size in all but the number of epochs, for a GPU.
+H100 = replace(
+    PAPER,
+    name="h100",
+    title="VGG-11 and ResNet-18 at full width, on a GPU",
+    epochs=4,
+    schedule=Schedule("milestones", gamma=0.2, milestones=(2, 3, 3.6), warmup_epochs=0.1),
+    variants=(
+        *on_model(_GPU_VARIANTS, "resnet18", "ResNet-18", network="resnet18"),
+        *on_model(_GPU_VARIANTS, "vgg11", "VGG-11", network="vgg11"),
+    ),
+    seeds=(0,),
+    data={"train_size": None, "val_size": 5_000},
+    precision="bf16-mixed",
+    deviations="4 epochs instead of 200, with the milestones of the learning rate at the same "
+    "shares of the run, and products in bfloat16.",
+)
+
 # For the experiments on VGG-11 alone, which takes a fifth of the time.
 VGG11_CPU = replace(
     CPU,
@@ -89,7 +115,7 @@ class Cifar(ImageTask):
     name = "cifar"
     figure = "6"
     title = "VGG-11 and ResNet-18 on CIFAR-10"
-    presets: ClassVar = {preset.name: preset for preset in (PAPER, CPU, TINY)}
+    presets: ClassVar = {preset.name: preset for preset in (PAPER, CPU, H100, TINY)}
     source = "cifar-10"
     shape: ClassVar = {"channels": 3, "pixels": 32}
     augmented = True

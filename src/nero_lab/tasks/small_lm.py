@@ -20,6 +20,7 @@ CONTEXT = 64
 BATCH = 16
 _EVAL_ROWS = 16
 _TRAIN_EVAL_ROWS = 64
+_PLAIN = "nero-for-model-plain"
 
 CPU = Preset(
     name="cpu",
@@ -53,6 +54,32 @@ TINY = replace(
     notes=(*CPU.notes, "Far too small to compare anything; for tests."),
 )
 
+# All of the corpus once and a half, for a GPU with fast products in bfloat16.
+H100 = replace(
+    CPU,
+    name="h100",
+    title="A GPT of 25 million parameters on bytes",
+    epochs=10,
+    batch_size=64,
+    variants=(
+        Variant("nero-for-model", "Nero, recommended", "nero-for-model", (1.5e-2, 5e-2, 1.5e-1)),
+        Variant(_PLAIN, "Nero, recommended, no momentum", _PLAIN, (5e-2,)),
+        Variant("adamw", "AdamW", "adamw", (3e-4, 1e-3, 3e-3)),
+        Variant("muon", "Muon with AdamW", "muon", (1e-3, 3e-3, 1e-2)),
+    ),
+    model={"vocabulary": 256, "context": 256, "width": 512, "depth": 8, "heads": 8},
+    data={
+        **CPU.data,
+        "vocabulary": 256,
+        "context": 256,
+        "train_tokens": 8_800_000,
+        "eval_tokens": 131_072,
+        "epoch_steps": 80,
+    },
+    precision="bf16-mixed",
+    notes=("A token is a byte. 800 steps, linear decay, after the customary warm-up.",),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Corpora(FoundData):
@@ -73,7 +100,7 @@ class SmallLM(Task):
     name = "small-lm"
     title = "small GPT-like language model on the texts of a folder"
     metric = LOSS_PER_TOKEN
-    presets: ClassVar = {preset.name: preset for preset in (CPU, TINY)}
+    presets: ClassVar = {preset.name: preset for preset in (CPU, H100, TINY)}
 
     def find_data(
         self, folder: Path | None, *, corpus: str, tokenizer: str, **options: Any

@@ -45,7 +45,7 @@ class Wanted:
     devices: int
     nodes: int
     accelerator: str
-    precision: str
+    precision: str | None
     compile: bool
     threads: int | None
     save_every: float
@@ -159,7 +159,8 @@ def plan(task: Task, wanted: Wanted) -> tuple[Run, FoundData]:
     variant = find_variant(preset, wanted.optimizer)
     lr = variant_spec(variant).default_lr if wanted.lr is None else wanted.lr
     run = plan_run(task, preset, variant, lr, wanted.seed)
-    run = replace(run, precision=wanted.precision, model={**run.model, **wanted.model})
+    precision = wanted.precision or run.precision
+    run = replace(run, precision=precision, model={**run.model, **wanted.model})
     found = task.find_data(wanted.data, **run.data)
     return run.on(found), found
 
