@@ -29,7 +29,7 @@ from nero_lab.bench.results import Report
 from nero_lab.bench.targets import verdicts
 from nero_lab.bench.training import MODELS, measure_training
 from nero_lab.bench.workloads import DTYPES, Workload
-from nero_lab.records.environment import commit
+from nero_lab.records.environment import commit, processor
 
 QUICK_SETTINGS = Settings(rounds=3, least=2, seconds=0.1, quick=True)
 
@@ -176,35 +176,13 @@ def machine(device: Device) -> dict[str, Any]:
     path = nero.Nero([parameter]).path
     return {
         **({"gpu": gpu_facts()} if device.torch_device == "cuda" else {}),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "memory": psutil.virtual_memory().total,
         "platform": platform.platform(),
         "path": path.partition(": 1 parameters")[0],
         "versions": versions,
     }
-
-
-def _cpu() -> str:
-    try:
-        named = named_processor(Path("/proc/cpuinfo").read_text("utf-8"))
-    except OSError:
-        named = ""
-    return named or platform.processor() or platform.machine()
-
-
-def named_processor(cpuinfo: str) -> str:
-    """Return what /proc/cpuinfo calls the processor, with its generation; "" if it has no name.
-
-    Makers sell several generations by one name, and the step's time depends on which it is.
-    """
-    first = cpuinfo.strip().partition("\n\n")[0]
-    fields = {
-        key.strip(): value.strip()
-        for key, _, value in (line.partition(":") for line in first.splitlines())
-    }
-    name, family = fields.get("model name", ""), fields.get("cpu family")
-    return f"{name} (family {family}, model {fields.get('model')})" if name and family else name
 
 
 def print_grids(grids: Iterable[Cells], console: Console, compact: bool = False) -> None:

@@ -24,9 +24,40 @@ def environment() -> Mapping[str, Any]:
         "nero": _library_digest(),
         "CPU kernel": _cpu_kernel(),
         "platform": platform.platform(),
-        "processor": platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
+        **_gpu(),
     }
+
+
+def processor() -> str:
+    """Return the processor's name, with its generation where the system says it."""
+    try:
+        named = named_processor(Path("/proc/cpuinfo").read_text("utf-8"))
+    except OSError:
+        named = ""
+    return named or platform.processor() or platform.machine()
+
+
+def named_processor(cpuinfo: str) -> str:
+    """Return what /proc/cpuinfo calls the processor, with its generation; "" if it has no name.
+
+    Makers sell several generations by one name, and the step's time depends on which it is.
+    """
+    first = cpuinfo.strip().partition("\n\n")[0]
+    fields = {
+        key.strip(): value.strip()
+        for key, _, value in (line.partition(":") for line in first.splitlines())
+    }
+    name, family = fields.get("model name", ""), fields.get("cpu family")
+    return f"{name} (family {family}, model {fields.get('model')})" if name and family else name
+
+
+def _gpu() -> Mapping[str, str]:
+    """Return the name of the GPU, where PyTorch sees one."""
+    import torch
+
+    return {"GPU": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
 
 
 def _library() -> Path:

@@ -71,7 +71,8 @@ class Loop:
         self._check_devices()
         self.data = self._load_data()
         torch.manual_seed(run.seed)
-        self.raw_model = self._build_model()
+        # On its device before optimisers ask anything of it, which may take passes through it.
+        self.raw_model = self.fabric.to_device(self._build_model())
         if run.start is not None:
             self._start_from(run.start)
         modules = task.trained_modules(self.raw_model)
@@ -114,7 +115,7 @@ class Loop:
         spec, run = find_optimizer(self.run.optimizer), self.run
         inputs: dict[str, Any] = {}
         if spec.by_model:
-            batch = next(iter(self.data.train.batches(0, seed=run.seed)))
+            batch = self.fabric.to_device(next(iter(self.data.train.batches(0, seed=run.seed))))
             inputs = first_inputs(self.task, self.raw_model, modules, batch, **run.loss)
         return {
             name: spec.build_for(

@@ -26,7 +26,7 @@ from nero_lab.bench.devices import CPU
 from nero_lab.bench.grids import bytes_text
 from nero_lab.bench.measure import Runner, Settings
 from nero_lab.bench.results import Report, Row, Table, TrainingRow, backward_ratio
-from nero_lab.bench.run import QUICK_SETTINGS, named_processor
+from nero_lab.bench.run import QUICK_SETTINGS
 from nero_lab.bench.targets import targets, verdicts
 from nero_lab.bench.training import Trainer
 from nero_lab.bench.workloads import DTYPES, FULL, QUICK, Workload, gpt2
@@ -284,20 +284,3 @@ def test_gpt2_has_all_its_parameters():
 def test_bytes_in_words():
     texts = {None: "–", 0: "0 B", 2048: "2 KiB", 3 * 2**20: "3 MiB", 1000 * 2**30: "1,000 GiB"}
     assert {count: bytes_text(count) for count in texts} == texts
-
-
-@pytest.mark.parametrize(
-    ("cpuinfo", "name"),
-    [
-        (
-            "cpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\n"
-            "cpu family\t: 6\nmodel\t\t: 1\nmodel name\t: another\n",
-            "AMD EPYC (family 26, model 2)",
-        ),
-        ("processor\t: 0\nmodel name\t: POWER9\n", "POWER9"),
-        ("processor\t: 0\nCPU part\t: 0xd0c\n", ""),
-        ("", ""),
-    ],
-)
-def test_a_processor_is_named_with_its_generation(cpuinfo: str, name: str):
-    assert named_processor(cpuinfo) == name
