@@ -103,8 +103,8 @@ def directions_(d: Tensor, *, center: bool, dtype: torch.dtype | None = None) ->
         polar(d)
     else:
         d.copy_(polar(d.to(dtype)))
-    norm = _norm(d)
-    return d.div_(torch.where(finite, torch.where(norm > 0, norm, 1), torch.nan))
+    norm = _one_for_zero_(_norm(d))
+    return d.div_(norm.masked_fill_(finite.logical_not_(), torch.nan))
 
 
 def _scale_(d: Tensor, *, center: bool) -> Tensor:
@@ -113,17 +113,23 @@ def _scale_(d: Tensor, *, center: bool) -> Tensor:
     The others become zero, as do rows without a direction and those below 1e-18 of the largest.
     """
     peak = torch.maximum(d.amax(-1, keepdim=True), d.amin(-1, keepdim=True).neg_())
-    finite = torch.isfinite(peak)
-    largest = torch.where(finite, peak, 0).amax(-2, keepdim=True)
-    d.div_(torch.where(largest > 0, largest, 1))
-    noise = torch.zeros_like(peak)
+    finite = peak < torch.inf
+    largest = peak.nan_to_num_(0.0, posinf=0.0).amax(-2, keepdim=True)
+    d.div_(_one_for_zero_(largest))
+    noise: Tensor | float = 0.0
     if center:
         mean = axis_mean(d, (-1,))
         d.sub_(mean)
         # What rounding leaves of a constant row is no direction.
-        noise = NOISE_ULPS * torch.finfo(d.dtype).eps * math.sqrt(d.shape[-1]) * mean.abs()
+        ulps = NOISE_ULPS * math.sqrt(d.shape[-1])
+        noise = mean.abs_().mul_(ulps * torch.finfo(d.dtype).eps)
     keep_(d, finite & (_norm(d) > noise))
     return finite
+
+
+def _one_for_zero_(x: Tensor) -> Tensor:
+    """Put 1 where there is 0, to divide by."""
+    return x.masked_fill_(x == 0, 1)
 
 
 def _norm(d: Tensor) -> Tensor:
@@ -213,7 +219,7 @@ def _scale_gram_(gram: Tensor) -> tuple[Tensor, Tensor]:
     square = gram @ gram
     # ||G^2||_F = sum of sigma^8 to the half, s^4 of the module's text.
     bound = torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True)
-    shrink = torch.where(bound > 0, bound, 1).rsqrt()
+    shrink = _one_for_zero_(bound).rsqrt_()
     gram.mul_(shrink)
     return square.mul_(shrink).mul_(shrink), shrink
 

@@ -127,7 +127,7 @@ def _exchange(layers: list[_Layer]) -> Pairs:
     found: Pairs = []
     for layer, u in zip(layers, shards, strict=True):
         if layer.m is not None:
-            remember(layer.m, layer.g, ~u.isnan(), layer.group)
+            remember(layer.m, layer.g, u.isnan(), layer.group)
         found.append((layer.p, like(u, local(layer.p))))
     return found
 

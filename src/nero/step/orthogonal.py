@@ -50,12 +50,32 @@ def split_directed(pairs: Pairs, group: Mapping[str, Any]) -> tuple[list[Pairs],
         shape = layer_shape(layout_of(p, group), group["blocks"])
         key = (shape, p.dtype, p.device)
         ours = open_stacks.get(key)
-        most = CPU_STACK if p.device.type == "cpu" else ACCELERATOR_STACK
-        if ours is None or (len(ours) + 1) * p.numel() > most:
+        if ours is None or (len(ours) + 1) * p.numel() > _most_entries(p):
             ours = open_stacks[key] = []
             stacks.append(ours)
         ours.append((p, g))
     return stacks, rest
+
+
+def in_bunches(stacks: Sequence[Pairs]) -> list[list[Pairs]]:
+    """Stacks whose directions go to the rule together, which takes many small tensors as one.
+
+    They are in memory until then: what waits for another stack is a quarter of one at the most.
+    """
+    found: list[list[Pairs]] = []
+    held = 0
+    for pairs in stacks:
+        entries = sum(p.numel() for p, _ in pairs)
+        if not found or held + entries > _most_entries(pairs[0][0]) // 4:
+            found.append([])
+            held = 0
+        found[-1].append(pairs)
+        held += entries
+    return found
+
+
+def _most_entries(p: Tensor) -> int:
+    return CPU_STACK if p.device.type == "cpu" else ACCELERATOR_STACK
 
 
 def directed(
@@ -81,7 +101,7 @@ def directed(
             first = split_view(u, layout)  # entries, which say it of their neurons
             for axis in layout.fan_in_axes:
                 first = first.narrow(axis, 0, 1)
-            remember(split_view(m, layout), split_view(g, layout), ~first.isnan(), group)
+            remember(split_view(m, layout), split_view(g, layout), first.isnan(), group)
         found.append((p, like(u, p)))
     return found
 
@@ -100,26 +120,26 @@ def look_ahead(g: Tensor, m: Tensor | None, group: Mapping[str, Any]) -> Tensor:
     return g if m is None else m.lerp(g.to(m.dtype), 1 - group["momentum"] ** 2)
 
 
-def remember(m: Tensor, g: Tensor, finite: Tensor, group: Mapping[str, Any]) -> None:
+def remember(m: Tensor, g: Tensor, left_out: Tensor, group: Mapping[str, Any]) -> None:
     """Take a gradient into its running average, but for neurons for which it is not finite.
 
     Args:
         m: the average, or a shard of it.
         g: the gradient.
-        finite: where it is, of shapes that broadcast.
+        left_out: where it is not finite, of shapes that broadcast.
         group: of their parameter.
     """
     g, weight = g.to(m.dtype), 1 - group["momentum"]
-    if group["nonfinite"] == "propagate" or _all(finite):
+    if group["nonfinite"] == "propagate" or _none(left_out):
         m.lerp_(g, weight)
     else:
-        torch.where(finite, m.lerp(g, weight), m, out=m)
+        torch.where(left_out, m, m.lerp(g, weight), out=m)
 
 
-def _all(mask: Tensor) -> bool:
-    """Whether a mask is known to be true everywhere: on CPU, where it costs no wait to ask."""
+def _none(mask: Tensor) -> bool:
+    """Whether a mask is known to be true nowhere: on CPU, where it costs no wait to ask."""
     asked = mask.device.type == "cpu" and not torch.compiler.is_compiling()
-    return asked and bool(mask.all())
+    return asked and not mask.any()
 
 
 def solve(

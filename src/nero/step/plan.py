@@ -36,7 +36,7 @@ from nero.step.exchanged import (
 )
 from nero.step.foreach import _multi_tensor_nero
 from nero.step.gradients import checked_gradients, is_negated, readable
-from nero.step.orthogonal import after_directions, directed, split_directed
+from nero.step.orthogonal import after_directions, directed, in_bunches, split_directed
 from nero.step.reference import _single_tensor_nero
 from nero.step.route import (
     Route,
@@ -92,18 +92,20 @@ def torch_nero(steps: list[TensorStep], hyper: Hyper, *, foreach: bool) -> list[
 
 
 class DirectedStep(NamedTuple):
-    """The step of a stack of layers that takes directions in place of gradients."""
+    """The step of some stacks of layers that takes directions in place of gradients."""
 
     key: Key
     hyper: Hyper
-    part: LocalGroup  # the stack
+    part: LocalGroup
+    stacks: list[Pairs]
     whole: Mapping[str, Any]
 
     def run(self) -> list[Tensor]:
         """Find the directions, and update as `LocalStep` does."""
-        pairs = directed(self.part.pairs, self.part.states, self.part.group)
-        group = after_directions(self.part.group)
-        return _plan_rule(self.part._replace(pairs=pairs, group=group), self.whole).run()
+        group, states = self.part.group, self.part.states
+        pairs = [pair for stack in self.stacks for pair in directed(stack, states, group)]
+        after = self.part._replace(pairs=pairs, group=after_directions(group))
+        return _plan_rule(after, self.whole).run()
 
 
 class Plan(NamedTuple):
@@ -328,13 +330,13 @@ def _plan_local(part: LocalGroup, whole: Mapping[str, Any]) -> list[LocalStep | 
     if rest or not stacks:
         steps.append(_plan_rule(part._replace(pairs=rest), whole))
     hyper = hyper_of(part.group)
-    for pairs in stacks:
-        for p, _ in pairs:
-            check_state(p, part.states[p], layout_of(p, part.group), hyper)
+    for bunch in in_bunches(stacks):
         # What may be refused of directions is refused of tensors like them: the weights.
-        stand_ins = [(p, p) for p, _ in pairs]
+        stand_ins = [(p, p) for stack in bunch for p, _ in stack]
+        for p, _ in stand_ins:
+            check_state(p, part.states[p], layout_of(p, part.group), hyper)
         _plan_rule(part._replace(pairs=stand_ins, group=after_directions(part.group)), whole)
-        steps.append(DirectedStep(part.key, hyper, part._replace(pairs=pairs), whole))
+        steps.append(DirectedStep(part.key, hyper, part, bunch, whole))
     return steps
 
 
