@@ -240,7 +240,7 @@ def test_layouts_along_the_first_axes(
 ) -> None:
     layout = NeuronLayout(shape, axes)
     g = normal(*shape)
-    found = from_layers(directions(layers(g, layout, blocks), center=True), layout)
+    found = from_layers(directions(layers(g, layout, blocks), center=True), layout, g.stride())
     for index in matrices:
         d = g[index]
         u = directions(d.reshape(1, d.shape[0], -1), center=True)
@@ -258,7 +258,7 @@ def test_layouts_along_other_axes() -> None:
     for group in range(2):
         block = grouped[2 * group : 2 * group + 2]  # (in, out, height, width)
         assert torch.equal(found[group], block.transpose(0, 1).reshape(3, -1))
-    assert torch.equal(from_layers(found, layout), split)
+    assert torch.equal(from_layers(found, layout, split.stride()), split)
 
 
 @pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2), ((0, 2),), ()], ids=str)
@@ -268,4 +268,19 @@ def test_layers_and_back(axes: tuple[object, ...]) -> None:
     stack = layers(x, layout)
     assert stack.shape[2] == layout.fan_in
     assert stack.shape[0] * stack.shape[1] == layout.neurons
-    assert torch.equal(from_layers(stack, layout), x)
+    assert torch.equal(from_layers(stack, layout, x.stride()), x)
+
+
+def test_filters_that_lie_with_channels_last_are_not_copied() -> None:
+    x = normal(6, 4, 3, 3).to(memory_format=torch.channels_last)
+    layout = NeuronLayout(x.shape)
+    stack = layers(x, layout)
+    assert stack.data_ptr() == x.data_ptr()
+    back = from_layers(stack, layout, x.stride())
+    assert back.data_ptr() == x.data_ptr()
+    assert back.stride() == x.stride()
+    u, plain = (
+        from_layers(directions(layers(y, layout), center=True), layout, y.stride())
+        for y in (x, x.contiguous())
+    )
+    torch.testing.assert_close(u, plain, rtol=0, atol=1e-12)

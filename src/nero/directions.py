@@ -30,7 +30,7 @@ arXiv:2505.16932, for polynomials that are optimal one after another.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -232,6 +232,9 @@ def layers(x: Tensor, layout: NeuronLayout, blocks: int = 1) -> Tensor:
     layers lie packed in it: 3 for q, k and v, 4 for the gates of an LSTM, the groups of a
     convolution.
 
+    The entries of a neuron come in the order in which they lie in memory, which is of no matter to
+    directions.
+
     Args:
         x: in `layout.split_shape`.
         layout: its layout, of two or more axes.
@@ -252,8 +255,7 @@ def layers(x: Tensor, layout: NeuronLayout, blocks: int = 1) -> Tensor:
         >>> tuple(layers(torch.zeros(8, 32, 16), experts).shape)
         (8, 32, 16)
     """
-    order, _ = _order(layout)
-    return x.permute(order).reshape(-1, *layer_shape(layout, blocks))
+    return x.permute(_order(layout, x.stride())).reshape(-1, *layer_shape(layout, blocks))
 
 
 def layer_shape(layout: NeuronLayout, blocks: int = 1) -> tuple[int, int]:
@@ -262,23 +264,29 @@ def layer_shape(layout: NeuronLayout, blocks: int = 1) -> tuple[int, int]:
     Raises:
         ValueError: `blocks` does not divide the last axis of neurons.
     """
-    order, _ = _order(layout)
-    neuron_axes = order[: len(order) - len(layout.fan_in_axes)]
+    neuron_axes = _neuron_axes(layout)
     rows = layout.split_shape[neuron_axes[-1]] if neuron_axes else 1
     if rows % blocks:
         raise ValueError(f"blocks={blocks} does not divide the {rows} neurons of a layer")
     return rows // blocks, layout.fan_in
 
 
-def from_layers(u: Tensor, layout: NeuronLayout) -> Tensor:
-    """What `layers` has made a stack of, in `layout.split_shape` again: a view of `u`."""
-    order, inverse = _order(layout)
+def from_layers(u: Tensor, layout: NeuronLayout, strides: Sequence[int]) -> Tensor:
+    """What `layers` has made of a tensor of those strides, in `layout.split_shape` again: a view.
+
+    Of a dense tensor in which neurons lie one after another it has these strides again.
+    """
+    order = _order(layout, strides)
+    inverse = sorted(range(len(order)), key=order.__getitem__)
     return u.reshape([layout.split_shape[axis] for axis in order]).permute(inverse)
 
 
-def _order(layout: NeuronLayout) -> tuple[list[int], list[int]]:
-    """The split shape's axes with those of neurons first, and the way back."""
+def _order(layout: NeuronLayout, strides: Sequence[int]) -> list[int]:
+    """The split shape's axes, those of neurons first, those of fan-in by their strides."""
+    fan_in = sorted(layout.fan_in_axes, key=lambda axis: -strides[axis])
+    return [*_neuron_axes(layout), *fan_in]
+
+
+def _neuron_axes(layout: NeuronLayout) -> list[int]:
     fan_in = layout.fan_in_axes
-    order = [axis for axis in range(len(layout.split_shape)) if axis not in fan_in] + list(fan_in)
-    inverse = sorted(range(len(order)), key=order.__getitem__)
-    return order, inverse
+    return [axis for axis in range(len(layout.split_shape)) if axis not in fan_in]

@@ -163,19 +163,20 @@ def solve(
         Directions of the same shapes.
     """
     shapes = [x.shape for x in found]
-    matrices = [
-        layers(split_view(x, layout).to(working_dtype(dtype)), layout, group["blocks"])
-        for x, layout in zip(found, layouts, strict=True)
-    ]
+    split = [split_view(x, each) for x, each in zip(found, layouts, strict=True)]
     found.clear()
+    split = [x.to(working_dtype(dtype)) for x in split]
+    strides = [x.stride() for x in split]
+    matrices = [layers(x, each, group["blocks"]) for x, each in zip(split, layouts, strict=True)]
+    split.clear()
     sizes = list(map(len, matrices))
     d = stack(matrices, copy=not owned)
     matrices.clear()
     center, _ = constraints(layouts[0], group["center"], group["radius"])
     directions_(d, center=center, dtype=products_dtype(d))
     return [
-        from_layers(u, layout).reshape(shape)
-        for u, layout, shape in zip(d.split(sizes), layouts, shapes, strict=True)
+        from_layers(u, each, own).reshape(shape)
+        for u, each, own, shape in zip(d.split(sizes), layouts, strides, shapes, strict=True)
     ]
 
 
