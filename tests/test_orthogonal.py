@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import nero
 from direction_oracle import OrthogonalOracle
 from helpers import bits, build, every_path, snapshot
+from nero.step.orthogonal import in_bunches
 from optimizer_table import TENSORS, PathRow, TensorRow, names
 from oracle import OracleTensor
 
@@ -232,13 +233,42 @@ def test_any_strides(path: PathRow, strides: str) -> None:
 
 @every_path
 @every_momentum
-def test_gradients_stay_as_they_are(path: PathRow, momentum: float) -> None:
-    p = nn.Parameter(normal(5, 7).float())
+@pytest.mark.parametrize("filters", [False, True], ids=["matrix", "channels last"])
+def test_gradients_stay_as_they_are(path: PathRow, momentum: float, filters: bool) -> None:
+    shape, lie = (5, 7), torch.contiguous_format
+    if filters:
+        shape, lie = (5, 7, 2, 2), torch.channels_last
+    p = nn.Parameter(normal(*shape).float().to(memory_format=lie))
     optimizer = build([p], path, orthogonal=True, momentum=momentum)
-    p.grad = normal(5, 7, seed=1).float()
+    p.grad = normal(*shape, seed=1).float().to(memory_format=lie)
     before = bits(p.grad)
     optimizer.step()
     assert bits(p.grad) == before
+
+
+def test_stacks_go_to_the_rule_in_bunches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nero.step.orthogonal.CPU_STACK", 64)
+    small, other, large, last = ([(x, x)] for x in map(torch.zeros, (8, 8, 100, 4)))
+    assert in_bunches([small, other, large, last]) == [[small, other], [large], [last]]
+    assert in_bunches([]) == []
+
+
+@every_path
+def test_layers_of_several_shapes_are_stepped_as_each_alone(path: PathRow) -> None:
+    shapes = [(4, 6), (6, 4), (3, 8), (4, 6)]
+
+    def stepped(which: list[int]) -> list[Tensor]:
+        params = [nn.Parameter(normal(*shapes[i], seed=i)) for i in which]
+        optimizer = build(params, path, lr=LR, orthogonal=True, momentum=0.9)
+        for t in range(3):
+            for i, p in zip(which, params, strict=True):
+                p.grad = normal(*shapes[i], seed=10 * t + i)
+            optimizer.step()
+        return [p.detach() for p in params]
+
+    together = stepped([0, 1, 2, 3])
+    for i, p in enumerate(together):
+        torch.testing.assert_close(p, *stepped([i]), rtol=0, atol=1e-14)
 
 
 def test_a_step_in_the_backward_pass() -> None:
