@@ -77,6 +77,20 @@ def test_options_of_the_model(tmp_path: Path):
     assert only_record(tmp_path / "b").run.model == {"width": 4}
 
 
+def test_precision_is_the_presets_unless_it_is_given(tmp_path: Path):
+    task = tmp_path / "half_task.py"
+    task.write_text(
+        "from dataclasses import replace\nfrom lab.tiny_task import Blobs, TINY\n\n"
+        "class Half(Blobs):\n    name = 'half'\n"
+        "    presets = {'tiny': replace(TINY, epochs=1, precision='bf16-mixed')}\n"
+    )
+    for given, wanted in (((), "bf16-mixed"), (("--precision", "32-true"), "32-true")):
+        out = tmp_path / wanted
+        found = nero("train", task, "--preset", "tiny", "--out", out, "--threads", 1, *given)
+        assert found.exit_code == 0, found.output
+        assert only_record(out, "half").run.precision == wanted
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

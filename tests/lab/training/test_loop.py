@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from torch import nn
 
 from lab.fake_runs import train_and_report
 from lab.tiny_task import Blobs
 from nero_lab.experiments.run import Result, Run, find_variant, plan_run
 from nero_lab.experiments.task import Task
+from nero_lab.optimizers import OptimizerSpec
 from nero_lab.training.checkpoints import CheckpointError
 from nero_lab.training.context import Context, Progress, Stopped
 from nero_lab.training.loop import train_run
@@ -216,12 +219,30 @@ def test_progress_is_reported_with_the_newest_metrics():
 
 
 def test_mixed_precision_trains():
-    run = replace(planned(Blobs(), lr=0.1), precision="bf16-mixed")
+    run = planned(Blobs(), lr=0.1, precision="bf16-mixed")
     result = train_run(Blobs(), run, CPU)
     assert result.weights != train_run(Blobs(), planned(Blobs(), lr=0.1), CPU).weights
     accuracy = result.metric("test", "accuracy")
     assert accuracy is not None
     assert accuracy > 0.8
+
+
+def test_the_model_is_on_its_device_before_the_optimizer_is_built(monkeypatch: pytest.MonkeyPatch):
+    seen: list[str] = []
+    to_device, build_for = Fabric.to_device, OptimizerSpec.build_for
+
+    def moved(self: Fabric, x: Any) -> Any:
+        seen.append("model" if isinstance(x, nn.Module) else "batch")
+        return to_device(self, x)
+
+    def built(self: OptimizerSpec, *arguments: Any, **options: Any) -> Any:
+        seen.append("optimizer")
+        return build_for(self, *arguments, **options)
+
+    monkeypatch.setattr(Fabric, "to_device", moved)
+    monkeypatch.setattr(OptimizerSpec, "build_for", built)
+    train_run(Blobs(), planned(Blobs(), "nero-for-model"), CPU)
+    assert seen[:3] == ["model", "batch", "optimizer"]
 
 
 def test_an_epoch_without_batches_is_an_error_rather_than_a_run_that_never_ends():
