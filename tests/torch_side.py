@@ -63,9 +63,11 @@ def directions(seed: int) -> dict[str, np.ndarray]:
     for name in DIRECTIONS:
         g = torch.from_numpy(gradients(seed)[0][name])
         layout = nero.NeuronLayout(tuple(g.shape), TENSORS[name][1])
-        stack = nero.directions.layers(split_view(g, layout), layout, BLOCKS.get(name, 1))
+        split = split_view(g, layout)
+        stack = nero.directions.layers(split, layout, BLOCKS.get(name, 1))
         u = nero.directions.directions(stack, center=True)
-        found[name] = nero.directions.from_layers(u, layout).reshape(g.shape).numpy()
+        u = nero.directions.from_layers(u, layout, split.stride())
+        found[name] = u.reshape(g.shape).numpy()
     return found
 
 
