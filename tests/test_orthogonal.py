@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import nero
 from direction_oracle import OrthogonalOracle
 from helpers import bits, build, every_path, snapshot
-from nero.step.orthogonal import in_bunches
+from nero.step.orthogonal import in_buckets
 from optimizer_table import TENSORS, PathRow, TensorRow, names
 from oracle import OracleTensor
 
@@ -246,11 +246,11 @@ def test_gradients_stay_as_they_are(path: PathRow, momentum: float, filters: boo
     assert bits(p.grad) == before
 
 
-def test_stacks_go_to_the_rule_in_bunches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stacks_go_to_the_rule_in_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nero.step.orthogonal.CPU_STACK", 64)
     small, other, large, last = ([(x, x)] for x in map(torch.zeros, (8, 8, 100, 4)))
-    assert in_bunches([small, other, large, last]) == [[small, other], [large], [last]]
-    assert in_bunches([]) == []
+    assert in_buckets([small, other, large, last]) == [[small, other], [large], [last]]
+    assert in_buckets([]) == []
 
 
 @every_path

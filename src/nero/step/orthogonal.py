@@ -57,10 +57,11 @@ def split_directed(pairs: Pairs, group: Mapping[str, Any]) -> tuple[list[Pairs],
     return stacks, rest
 
 
-def in_bunches(stacks: Sequence[Pairs]) -> list[list[Pairs]]:
-    """Stacks whose directions go to the rule together, which takes many small tensors as one.
+def in_buckets(stacks: Sequence[Pairs]) -> list[list[Pairs]]:
+    """Stacks in buckets, in their order: one pass of the rule for the directions of a bucket.
 
-    They are in memory until then: what waits for another stack is a quarter of one at the most.
+    Directions are in memory until that pass, so that those of several stacks together have a
+    quarter of the entries that a stack may have at the most.
     """
     found: list[list[Pairs]] = []
     held = 0

@@ -36,7 +36,7 @@ from nero.step.exchanged import (
 )
 from nero.step.foreach import _multi_tensor_nero
 from nero.step.gradients import checked_gradients, is_negated, readable
-from nero.step.orthogonal import after_directions, directed, in_bunches, split_directed
+from nero.step.orthogonal import after_directions, directed, in_buckets, split_directed
 from nero.step.reference import _single_tensor_nero
 from nero.step.route import (
     Route,
@@ -92,7 +92,7 @@ def torch_nero(steps: list[TensorStep], hyper: Hyper, *, foreach: bool) -> list[
 
 
 class DirectedStep(NamedTuple):
-    """The step of some stacks of layers that takes directions in place of gradients."""
+    """The step of a bucket of stacks, which takes directions in place of gradients."""
 
     key: Key
     hyper: Hyper
@@ -330,13 +330,13 @@ def _plan_local(part: LocalGroup, whole: Mapping[str, Any]) -> list[LocalStep | 
     if rest or not stacks:
         steps.append(_plan_rule(part._replace(pairs=rest), whole))
     hyper = hyper_of(part.group)
-    for bunch in in_bunches(stacks):
+    for bucket in in_buckets(stacks):
         # What may be refused of directions is refused of tensors like them: the weights.
-        stand_ins = [(p, p) for stack in bunch for p, _ in stack]
+        stand_ins = [(p, p) for stack in bucket for p, _ in stack]
         for p, _ in stand_ins:
             check_state(p, part.states[p], layout_of(p, part.group), hyper)
         _plan_rule(part._replace(pairs=stand_ins, group=after_directions(part.group)), whole)
-        steps.append(DirectedStep(part.key, hyper, part, bunch, whole))
+        steps.append(DirectedStep(part.key, hyper, part, bucket, whole))
     return steps
 
 
