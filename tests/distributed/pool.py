@@ -85,4 +85,6 @@ def _serve(rank: int, size: int, store: str, pipe: Any) -> None:
         except Exception:  # reported to the test
             answer = None, traceback.format_exc()
         pipe.send(answer)
-    os._exit(0)  # leaving in order takes seconds, of threads that wait for one another
+    # Leaving in order takes seconds, of threads that wait for one another, and may abort (see
+    # examples/fsdp2_gpt.py).
+    os._exit(0)
