@@ -272,9 +272,16 @@ def layer_shape(layout: NeuronLayout, blocks: int = 1) -> tuple[int, int]:
 
 
 def from_layers(u: Tensor, layout: NeuronLayout, strides: Sequence[int]) -> Tensor:
-    """What `layers` has made of a tensor of those strides, in `layout.split_shape` again: a view.
+    """What `layers` has made of a tensor of those strides, in `layout.split_shape` again.
 
-    Of a dense tensor in which neurons lie one after another it has these strides again.
+    Args:
+        u: `(matrices, neurons, fan_in)`, contiguous.
+        layout: the tensor's.
+        strides: of what `layers` was given, one for each axis of `layout.split_shape`.
+
+    Returns:
+        A view of `u`, with `strides` again where the tensor was dense and its neurons lay one after
+        another.
     """
     order = _order(layout, strides)
     inverse = sorted(range(len(order)), key=order.__getitem__)
